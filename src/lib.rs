@@ -1,0 +1,18 @@
+//! coupond hosts its own SFTP endpoint for coupon work.
+//!
+//! Two flows run through it. **Inbound**: a client drops a file; [`sftp`] receives it durably into the [`spool`];
+//! [`inbound`] opens, parses, validates and applies it to the banks in the [`store`] and answers with a report.
+//! **Outbound**: a recipients list makes a batch due; [`outbound`] compares need with stock, assigns codes by the rules
+//! of [`bank`] and exports the assignment file that the campaign system collects.
+//!
+//! Around them: [`config`] (what the admin wrote, checked), [`openpgp`] (the only user of the OpenPGP library), [`clock`].
+
+pub mod bank;
+pub mod clock;
+pub mod config;
+pub mod inbound;
+pub mod openpgp;
+pub mod outbound;
+pub mod sftp;
+pub mod spool;
+pub mod store;

@@ -1,0 +1,15 @@
+//! The only module that speaks SQL: the pool, the schema, and one file per group of tables.
+//!
+//! Calls block; from async code they go through `tokio::task::spawn_blocking`. Every statement names `namespace_id`, so
+//! that the store runs unchanged on Citus; counts come from `RETURNING`, never from the affected-row number.
+
+mod namespaces;
+mod pool;
+pub mod schema;
+
+pub use pool::{Connection, Store, StoreError};
+
+use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+
+/// The migrations, embedded in the binary.
+pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!();

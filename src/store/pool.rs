@@ -1,0 +1,145 @@
+//! Connections to the store.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use diesel::pg::PgConnection;
+use diesel::r2d2::{ConnectionManager, Pool, PooledConnection};
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel_migrations::MigrationHarness as _;
+
+use crate::config::Name;
+
+/// A connection out of the pool.
+pub type Connection = PooledConnection<ConnectionManager<PgConnection>>;
+
+/// The store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No connection to be had; trying again later is right.
+    #[error("reach the store")]
+    Unavailable(#[source] diesel::r2d2::PoolError),
+    /// The statement failed.
+    #[error("run a statement in the store")]
+    Statement(#[from] DieselError),
+    /// The schema could not be brought up to date.
+    #[error("bring the store's schema up to date: {0}")]
+    Migration(String),
+    /// Another daemon took the work over while this one was at it.
+    #[error("keep the lease on {what} {id}: another daemon has taken it over")]
+    LeaseLost {
+        /// `upload` or `batch`.
+        what: &'static str,
+        /// Its id.
+        id: i64,
+    },
+    /// A row that this code relies on is not there.
+    #[error("find {what} in the store")]
+    Missing {
+        /// What was looked for.
+        what: String,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later without anybody acting: connection lost, server starting or read-only,
+    /// deadlock, time-out.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => true,
+            Self::Statement(error) => match error {
+                DieselError::DatabaseError(kind, _) => matches!(
+                    kind,
+                    DatabaseErrorKind::ClosedConnection
+                        | DatabaseErrorKind::UnableToSendCommand
+                        | DatabaseErrorKind::SerializationFailure
+                        | DatabaseErrorKind::ReadOnlyTransaction
+                        | DatabaseErrorKind::Unknown
+                ),
+                DieselError::BrokenTransactionManager | DieselError::RollbackTransaction => true,
+                _ => false,
+            },
+            Self::Migration(_) | Self::LeaseLost { .. } | Self::Missing { .. } => false,
+        }
+    }
+}
+
+/// A shared handle on the store.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool<ConnectionManager<PgConnection>>,
+    namespaces: Arc<RwLock<BTreeMap<Name, i32>>>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Connects to the libpq URL or keyword string `url` with at most `connections` connections.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when no connection is to be had within ten seconds.
+    pub fn connect(url: &str, connections: u32) -> Result<Self, StoreError> {
+        let pool = Pool::builder()
+            .max_size(connections)
+            .min_idle(Some(1))
+            .connection_timeout(Duration::from_secs(10))
+            .build(ConnectionManager::new(url))
+            .map_err(StoreError::Unavailable)?;
+        Ok(Self { pool, namespaces: Arc::default() })
+    }
+
+    /// A connection, waiting for a free one.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]
+    pub fn connection(&self) -> Result<Connection, StoreError> {
+        self.pool.get().map_err(StoreError::Unavailable)
+    }
+
+    /// Brings the schema up to date. Several daemons may call it at once: one works, the others wait.
+    ///
+    /// # Errors
+    /// [`StoreError::Migration`] with the migration's own words.
+    pub fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        let mut connection = self.connection()?;
+        super::namespaces::lock_migrations(&mut connection)?;
+        let applied = connection
+            .run_pending_migrations(super::MIGRATIONS)
+            .map(|versions| versions.iter().map(ToString::to_string).collect())
+            .map_err(|error| StoreError::Migration(error.to_string()));
+        super::namespaces::unlock_migrations(&mut connection)?;
+        applied
+    }
+
+    /// Makes every configured namespace known to the store, and their ids to [`Store::namespace_id`].
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn ensure_namespaces<'a>(&self, names: impl Iterator<Item = &'a Name>) -> Result<(), StoreError> {
+        let mut connection = self.connection()?;
+        for name in names {
+            let id = super::namespaces::ensure(&mut connection, name)?;
+            self.namespaces.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), id);
+        }
+        Ok(())
+    }
+
+    /// The id of a namespace made known by [`Store::ensure_namespaces`].
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] for any other name.
+    pub fn namespace_id(&self, name: &Name) -> Result<i32, StoreError> {
+        self.namespaces
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .copied()
+            .ok_or_else(|| StoreError::Missing { what: format!("namespace `{name}`") })
+    }
+}

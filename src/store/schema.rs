@@ -1,0 +1,155 @@
+//! The tables as diesel sees them, in the form of `diesel print-schema`; a test holds them against the catalogue.
+
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "what each table and column means stands in the migrations, as COMMENT ON"
+)]
+
+diesel::table! {
+    namespace (id) {
+        id -> Int4,
+        name -> Text,
+    }
+}
+
+diesel::table! {
+    bank (namespace_id, id) {
+        namespace_id -> Int4,
+        id -> Int4,
+        name -> Text,
+        audience -> Text,
+        persistent -> Bool,
+        offer_type -> Text,
+        lots -> Int4,
+        draws -> Int4,
+        created_by_upload -> Nullable<Int8>,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    lot (namespace_id, bank_id, id) {
+        namespace_id -> Int4,
+        bank_id -> Int4,
+        id -> Int4,
+        upload_id -> Int8,
+        end_date -> Nullable<Date>,
+        offer_type -> Text,
+        size -> Int4,
+        next_seq -> Int4,
+        redeemed_ahead -> Int4,
+        letter_case -> Text,
+        voided_at -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    coupon (namespace_id, code, bank_id) {
+        namespace_id -> Int4,
+        bank_id -> Int4,
+        lot_id -> Int4,
+        seq -> Int4,
+        code -> Text,
+    }
+}
+
+diesel::table! {
+    redemption (namespace_id, code) {
+        namespace_id -> Int4,
+        code -> Text,
+        upload_id -> Int8,
+        line -> Int8,
+        redeemed_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    assignment (namespace_id, bank_id, customer, channel, draw) {
+        namespace_id -> Int4,
+        bank_id -> Int4,
+        customer -> Text,
+        channel -> Text,
+        draw -> Int4,
+        batch_id -> Int8,
+        lot_id -> Int4,
+        seq -> Int4,
+        outcome -> Int2,
+        code -> Text,
+    }
+}
+
+diesel::table! {
+    upload (namespace_id, id) {
+        namespace_id -> Int4,
+        id -> Int8,
+        kind -> Text,
+        target -> Text,
+        dry_run -> Bool,
+        name -> Text,
+        user_name -> Text,
+        state -> Text,
+        session -> Text,
+        bytes -> Int8,
+        modified_at -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+        received_at -> Nullable<Timestamptz>,
+        fence -> Int8,
+        lease_until -> Nullable<Timestamptz>,
+        attempts -> Int4,
+        retry_at -> Nullable<Timestamptz>,
+        sha256 -> Nullable<Bytea>,
+        business_date -> Nullable<Date>,
+        report -> Nullable<Text>,
+        finished_at -> Nullable<Timestamptz>,
+        reported_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    campaign (namespace_id, name) {
+        namespace_id -> Int4,
+        name -> Text,
+        fired_until -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    batch (namespace_id, id) {
+        namespace_id -> Int4,
+        id -> Int8,
+        campaign -> Text,
+        bank_id -> Int4,
+        channel -> Text,
+        upload_id -> Int8,
+        business_date -> Date,
+        proof -> Bool,
+        state -> Text,
+        due_at -> Timestamptz,
+        send_at -> Nullable<Timestamptz>,
+        draw -> Nullable<Int4>,
+        assigned_at -> Nullable<Timestamptz>,
+        redemptions_as_of -> Nullable<Timestamptz>,
+        waiting_for -> Nullable<Text>,
+        manifest -> Nullable<Text>,
+        fence -> Int8,
+        lease_until -> Nullable<Timestamptz>,
+        retry_at -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+        exported_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    unassigned (namespace_id, batch_id, customer) {
+        namespace_id -> Int4,
+        batch_id -> Int8,
+        customer -> Text,
+        reason -> Text,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(
+    assignment, bank, batch, campaign, coupon, lot, namespace, redemption, unassigned, upload
+);
