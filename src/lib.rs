@@ -5,7 +5,8 @@
 //! **Outbound**: a recipients list makes a batch due; [`outbound`] compares need with stock, assigns codes by the rules
 //! of [`bank`] and exports the assignment file that the campaign system collects.
 //!
-//! Around them: [`config`] (what the admin wrote, checked), [`openpgp`] (the only user of the OpenPGP library), [`clock`].
+//! Around them: [`config`] (what the admin wrote, checked), [`plaintext`] (from a file as received to verified rows),
+//! [`openpgp`] (the only user of the OpenPGP library), [`reason`] (every reason a report can give), [`clock`].
 
 pub mod bank;
 pub mod clock;
@@ -13,6 +14,8 @@ pub mod config;
 pub mod inbound;
 pub mod openpgp;
 pub mod outbound;
+pub mod plaintext;
+pub mod reason;
 pub mod sftp;
 pub mod spool;
 pub mod store;
