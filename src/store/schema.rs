@@ -1,10 +1,6 @@
 //! The tables as diesel sees them, in the form of `diesel print-schema`; a test holds them against the catalogue.
 
-#![expect(
-    missing_docs,
-    unreachable_pub,
-    reason = "what each table and column means stands in the migrations, as COMMENT ON"
-)]
+#![expect(missing_docs, reason = "what each table and column means stands in the migrations, as COMMENT ON")]
 
 diesel::table! {
     namespace (id) {
