@@ -3,9 +3,14 @@
 //! Calls block; from async code they go through `tokio::task::spawn_blocking`. Every statement names `namespace_id`, so
 //! that the store runs unchanged on Citus; counts come from `RETURNING`, never from the affected-row number.
 
+pub mod banks;
+mod copy_text;
+pub mod coupons;
 mod namespaces;
 mod pool;
+pub mod redemptions;
 pub mod schema;
+pub mod uploads;
 
 pub use pool::{Connection, Store, StoreError};
 
