@@ -11,6 +11,7 @@
 pub mod bank;
 pub mod clock;
 pub mod config;
+pub mod doorbell;
 pub mod inbound;
 pub mod openpgp;
 pub mod outbound;

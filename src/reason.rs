@@ -59,6 +59,7 @@ reasons! {
     RepeatedColumn, "REPEATED_COLUMN", Rejected, "A column that counts stands twice in the header.";
     UnexpectedColumns, "UNEXPECTED_COLUMNS", Rejected, "More columns than the kind allows.";
     BadNameToken, "BAD_NAME_TOKEN", Rejected, "A token in the file name that cannot be read, such as a bad date.";
+    TooManyLots, "TOO_MANY_LOTS", Rejected, "More combinations of bank, end date and offer type than one file may have.";
     RowCountDiffers, "ROW_COUNT_DIFFERS", Rejected, "Not the number of rows that the file name says.";
     TooManyRejected, "TOO_MANY_REJECTED", Rejected, "More rejected rows than the reject limit.";
     UnknownBank, "UNKNOWN_BANK", Rejected, "A bank that does not exist (a row's, or the directory's).";
@@ -74,6 +75,7 @@ reasons! {
     OpenpgpBadSignature, "OPENPGP_BAD_SIGNATURE", Quarantined, "Not signed by a pinned certificate, or the signature is wrong.";
     GzipDamaged, "GZIP_DAMAGED", Quarantined, "Damaged or cut gzip data.";
     TooCompressed, "TOO_COMPRESSED", Quarantined, "Unpacks to more times its size than the limit.";
+    ProcessingFailed, "PROCESSING_FAILED", Quarantined, "The daemon could not process the file, several times over.";
     TooManyLayers, "TOO_MANY_LAYERS", Quarantined, "More layers inside one another than the limit.";
     // Reject one row.
     EmptyCode, "EMPTY_CODE", Row, "The code is empty.";
@@ -91,6 +93,7 @@ reasons! {
     DuplicateInFile, "DUPLICATE_IN_FILE", Note, "The same code stood earlier in this file.";
     DuplicateInBank, "DUPLICATE_IN_BANK", Note, "The bank has the code already; its old end date stands.";
     AlreadyRedeemed, "ALREADY_REDEEMED", Note, "The code was redeemed before.";
+    RedeemedUnassigned, "REDEEMED_UNASSIGNED", Note, "A code was redeemed that nobody had been given.";
     UnknownCode, "UNKNOWN_CODE", Note, "No bank has the code; it is remembered.";
     CaseDiffers, "CASE_DIFFERS", Note, "Matched a code that differs only in ASCII case.";
     AmbiguousCode, "AMBIGUOUS_CODE", Note, "Several codes differ from it only in ASCII case; none was taken.";
@@ -106,7 +109,6 @@ reasons! {
     BankCreated, "BANK_CREATED", Note, "The file named a new bank, which was created.";
     EndDatePassed, "END_DATE_PASSED", Note, "The end date has passed: the codes will never be handed out.";
     FormulaCell, "FORMULA_CELL", Note, "A cell that a spreadsheet would run as a formula; left as it is.";
-    AlreadyInStock, "ALREADY_IN_STOCK", Note, "Codes of this file had been redeemed before they were uploaded.";
     ShortStock, "SHORT_STOCK", Note, "The bank had no code left for this customer.";
     RejectsCut, "REJECTS_CUT", Note, "More rows are listed than the list takes; the counts are whole.";
 }

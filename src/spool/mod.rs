@@ -3,8 +3,15 @@
 //! Each namespace has one directory tree, so that every move is a rename in one file system ([`layout`]). An upload's
 //! row in the store is the truth; the file follows.
 
+pub mod drops;
+pub mod durable;
+mod file_name;
 mod layout;
 mod place;
+mod prepared;
+pub mod tree;
 
+pub use file_name::{FileName, parse_date};
 pub use layout::Layout;
 pub use place::{Kind, Place};
+pub use prepared::{PreparedReport, RejectsWriter};

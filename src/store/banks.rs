@@ -7,7 +7,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, Text, Timestamptz};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, Transaction};
 use crate::config::{Bank, Namespace};
 
 /// A bank as the store knows it.
@@ -102,12 +102,7 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`] of the statement.
     pub fn banks(&self, namespace_id: i32) -> Result<Vec<KnownBank>, StoreError> {
-        let mut connection = self.connection()?;
-        Ok(diesel::sql_query(
-            "SELECT id, name, audience, persistent, offer_type FROM bank WHERE namespace_id = $1 ORDER BY name",
-        )
-        .bind::<Integer, _>(namespace_id)
-        .load(&mut connection)?)
+        every(&mut *self.connection()?, namespace_id)
     }
 
     /// Stock per bank and end date, earliest end date first, none last. `open_from` is the smallest end date whose
@@ -133,7 +128,7 @@ impl Store {
 }
 
 fn ensure(
-    connection: &mut PgConnection,
+    connection: &mut Transaction,
     namespace_id: i32,
     bank: &Bank,
     now: DateTime<Utc>,
@@ -162,11 +157,23 @@ fn ensure(
     create(connection, namespace_id, &new, now)
 }
 
+/// Every bank of the namespace, by name.
+///
+/// # Errors
+/// Any [`StoreError`] of the statement.
+pub fn every(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<KnownBank>, StoreError> {
+    Ok(diesel::sql_query(
+        "SELECT id, name, audience, persistent, offer_type FROM bank WHERE namespace_id = $1 ORDER BY name",
+    )
+    .bind::<Integer, _>(namespace_id)
+    .load(connection)?)
+}
+
 /// The bank called `name`, if there is one.
 ///
 /// # Errors
 /// Any [`StoreError`] of the statement.
-pub fn find(connection: &mut PgConnection, namespace_id: i32, name: &str) -> Result<Option<KnownBank>, StoreError> {
+pub fn find(connection: &mut Transaction, namespace_id: i32, name: &str) -> Result<Option<KnownBank>, StoreError> {
     Ok(diesel::sql_query(
         "SELECT id, name, audience, persistent, offer_type FROM bank WHERE namespace_id = $1 AND name = $2",
     )
@@ -196,7 +203,7 @@ pub struct NewBank<'a> {
 /// # Errors
 /// Any [`StoreError`] of the statements; a unique violation when another has just made it: look again.
 pub fn create(
-    connection: &mut PgConnection,
+    connection: &mut Transaction,
     namespace_id: i32,
     bank: &NewBank<'_>,
     now: DateTime<Utc>,
@@ -230,7 +237,7 @@ pub enum NamespaceLock {
 ///
 /// # Errors
 /// Any [`StoreError`] of the statement.
-pub fn lock_namespace(connection: &mut PgConnection, namespace_id: i32, lock: NamespaceLock) -> Result<(), StoreError> {
+pub fn lock_namespace(connection: &mut Transaction, namespace_id: i32, lock: NamespaceLock) -> Result<(), StoreError> {
     let statement = match lock {
         NamespaceLock::Shared => "SELECT id FROM namespace WHERE id = $1 FOR SHARE",
         NamespaceLock::Alone => "SELECT id FROM namespace WHERE id = $1 FOR NO KEY UPDATE",
@@ -243,11 +250,7 @@ pub fn lock_namespace(connection: &mut PgConnection, namespace_id: i32, lock: Na
 ///
 /// # Errors
 /// Any [`StoreError`] of the statement.
-pub fn lock_banks(
-    connection: &mut PgConnection,
-    namespace_id: i32,
-    ids: &[i32],
-) -> Result<Vec<(i32, i32)>, StoreError> {
+pub fn lock_banks(connection: &mut Transaction, namespace_id: i32, ids: &[i32]) -> Result<Vec<(i32, i32)>, StoreError> {
     #[derive(QueryableByName)]
     struct Locked {
         #[diesel(sql_type = Integer)]
@@ -269,7 +272,7 @@ pub fn lock_banks(
 /// # Errors
 /// Any [`StoreError`] of the statement.
 pub fn remaining(
-    connection: &mut PgConnection,
+    connection: &mut Transaction,
     namespace_id: i32,
     open_from: NaiveDate,
 ) -> Result<Vec<(i32, i64)>, StoreError> {

@@ -1,7 +1,6 @@
 //! Codes come in by the million: COPY into a temporary table, then one statement that sorts, drops what the bank has
 //! already, numbers and inserts. An upload is dominated by index inserts, and order makes them cheap.
 
-use std::cell::RefCell;
 use std::io::Write;
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -9,13 +8,12 @@ use diesel::pg::CopyFormat;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, Text, Timestamptz};
 
-use super::StoreError;
-use super::copy_text::escape;
+use super::copy::{CopyFailed, escape, once};
+use super::{StoreError, Transaction};
 
 mod staging {
     diesel::table! {
         staged_coupon (code) {
-            bank_id -> Int4,
             lot_key -> Int4,
             line -> Int8,
             code -> Text,
@@ -26,8 +24,6 @@ mod staging {
 /// One accepted row of a coupon file.
 #[derive(Clone, Copy, Debug)]
 pub struct StagedCoupon<'a> {
-    /// Its bank.
-    pub bank_id: i32,
     /// Index of its lot in the list given to [`apply`].
     pub lot_key: i32,
     /// Its line in the file.
@@ -42,7 +38,7 @@ impl StagedCoupon<'_> {
     /// # Errors
     /// None in practice: the buffer is memory.
     pub fn write(&self, buffer: &mut Vec<u8>) -> std::io::Result<()> {
-        write!(buffer, "{}\t{}\t{}\t", self.bank_id, self.lot_key, self.line)?;
+        write!(buffer, "{}\t{}\t", self.lot_key, self.line)?;
         escape(self.code.as_bytes(), buffer);
         buffer.push(b'\n');
         Ok(())
@@ -95,25 +91,23 @@ pub struct DuplicateCoupon {
 ///
 /// # Errors
 /// What `write` says, or the statement's error.
-pub fn stage<E>(connection: &mut PgConnection, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E>
+pub fn stage<E>(connection: &mut Transaction, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E>
 where
-    E: From<diesel::result::Error> + std::error::Error,
+    E: From<StoreError> + std::fmt::Debug,
 {
     use diesel::connection::SimpleConnection as _;
-    connection.batch_execute(
-        "CREATE TEMPORARY TABLE staged_coupon (bank_id integer NOT NULL, lot_key integer NOT NULL, \
-         line bigint NOT NULL, code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
-    )?;
-    // diesel types the sink as a function that may be called again; it calls it once.
-    let write = RefCell::new(Some(write));
+    connection
+        .batch_execute(
+            "CREATE TEMPORARY TABLE staged_coupon (lot_key integer NOT NULL, line bigint NOT NULL, \
+         code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
+        )
+        .map_err(StoreError::from)?;
     diesel::copy_from(staging::staged_coupon::table)
-        .from_raw_data(staging::staged_coupon::table, |sink: &mut dyn Write| match write.take() {
-            Some(write) => write(sink),
-            None => Ok(()),
-        })
+        .from_raw_data(staging::staged_coupon::table, once(write))
         .with_format(CopyFormat::Text)
-        .execute(connection)?;
-    connection.batch_execute("ANALYZE staged_coupon")?;
+        .execute(connection)
+        .map_err(CopyFailed::into_caller)?;
+    connection.batch_execute("ANALYZE staged_coupon").map_err(StoreError::from)?;
     Ok(())
 }
 
@@ -122,7 +116,7 @@ where
 /// # Errors
 /// Any [`StoreError`] of the statements.
 pub fn apply(
-    connection: &mut PgConnection,
+    connection: &mut Transaction,
     namespace_id: i32,
     upload_id: i64,
     lots: &[NewLot],
@@ -150,18 +144,19 @@ pub fn apply(
     Ok(added)
 }
 
-fn insert_codes(connection: &mut PgConnection, namespace_id: i32) -> Result<Vec<AddedLot>, StoreError> {
+fn insert_codes(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<AddedLot>, StoreError> {
     Ok(diesel::sql_query(
         "WITH fresh AS MATERIALIZED ( \
-             SELECT s.bank_id, s.lot_key, s.code FROM ( \
-                 SELECT DISTINCT ON (code, bank_id) bank_id, lot_key, code FROM staged_coupon \
-                 ORDER BY code, bank_id, line) AS s \
+             SELECT s.bank_id, s.lot_id, s.lot_key, s.code FROM ( \
+                 SELECT DISTINCT ON (t.code, n.bank_id) n.bank_id, n.lot_id, t.lot_key, t.code \
+                 FROM staged_coupon AS t JOIN new_lot AS n ON n.lot_key = t.lot_key \
+                 ORDER BY t.code, n.bank_id, t.line) AS s \
              WHERE NOT EXISTS (SELECT FROM coupon AS c \
                  WHERE c.namespace_id = $1 AND c.code = s.code AND c.bank_id = s.bank_id)), \
          added AS ( \
              INSERT INTO coupon AS c (namespace_id, bank_id, lot_id, seq, code) \
-             SELECT $1, f.bank_id, n.lot_id, row_number() OVER (PARTITION BY f.lot_key ORDER BY f.code) - 1, f.code \
-             FROM fresh AS f JOIN new_lot AS n ON n.lot_key = f.lot_key ORDER BY f.code) \
+             SELECT $1, f.bank_id, f.lot_id, row_number() OVER (PARTITION BY f.lot_key ORDER BY f.code) - 1, f.code \
+             FROM fresh AS f ORDER BY f.code) \
          SELECT f.lot_key, count(*) AS size, count(r.code) AS redeemed \
          FROM fresh AS f LEFT JOIN redemption AS r ON r.namespace_id = $1 AND r.code = f.code \
          GROUP BY f.lot_key ORDER BY f.lot_key",
@@ -171,7 +166,7 @@ fn insert_codes(connection: &mut PgConnection, namespace_id: i32) -> Result<Vec<
 }
 
 fn insert_lots(
-    connection: &mut PgConnection,
+    connection: &mut Transaction,
     namespace_id: i32,
     upload_id: i64,
     lots: &[NewLot],
@@ -213,7 +208,7 @@ fn insert_lots(
 /// # Errors
 /// Any [`StoreError`] of the statement.
 pub fn duplicates(
-    connection: &mut PgConnection,
+    connection: &mut Transaction,
     namespace_id: i32,
     banks: &[(i32, i32)],
     most: i64,
@@ -221,9 +216,10 @@ pub fn duplicates(
     let (ids, lots): (Vec<i32>, Vec<i32>) = banks.iter().copied().unzip();
     Ok(diesel::sql_query(
         "SELECT d.line, d.code, c.code IS NOT NULL AS in_bank FROM ( \
-             SELECT s.line, s.code, s.bank_id, b.lots, \
-                 row_number() OVER (PARTITION BY s.code, s.bank_id ORDER BY s.line) AS nth \
-             FROM staged_coupon AS s JOIN unnest($2::integer[], $3::integer[]) AS b (id, lots) ON b.id = s.bank_id) AS d \
+             SELECT s.line, s.code, n.bank_id, b.lots, \
+                 row_number() OVER (PARTITION BY s.code, n.bank_id ORDER BY s.line) AS nth \
+             FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s.lot_key \
+             JOIN unnest($2::integer[], $3::integer[]) AS b (id, lots) ON b.id = n.bank_id) AS d \
          LEFT JOIN coupon AS c ON c.namespace_id = $1 AND c.code = d.code AND c.bank_id = d.bank_id \
              AND c.lot_id <= d.lots \
          WHERE d.nth > 1 OR c.code IS NOT NULL ORDER BY d.line LIMIT $4",

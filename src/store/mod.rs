@@ -4,15 +4,16 @@
 //! that the store runs unchanged on Citus; counts come from `RETURNING`, never from the affected-row number.
 
 pub mod banks;
-mod copy_text;
+mod copy;
 pub mod coupons;
+pub mod drops;
 mod namespaces;
 mod pool;
 pub mod redemptions;
 pub mod schema;
 pub mod uploads;
 
-pub use pool::{Connection, Store, StoreError};
+pub use pool::{Store, StoreError, Transaction};
 
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 

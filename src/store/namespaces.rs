@@ -2,11 +2,11 @@
 
 use diesel::prelude::*;
 
-use super::{StoreError, schema::namespace};
+use super::{StoreError, Transaction, schema::namespace};
 use crate::config::Name;
 
 /// The id of `name`, made when it is new.
-pub(super) fn ensure(connection: &mut PgConnection, name: &Name) -> Result<i32, StoreError> {
+pub(super) fn ensure(connection: &mut Transaction, name: &Name) -> Result<i32, StoreError> {
     diesel::insert_into(namespace::table)
         .values(namespace::name.eq(name.as_str()))
         .on_conflict_do_nothing()
@@ -18,7 +18,7 @@ pub(super) fn ensure(connection: &mut PgConnection, name: &Name) -> Result<i32, 
 const MIGRATION_LOCK: i64 = 0x0063_6f75_706f_6e64;
 
 /// Waits until no other daemon migrates.
-pub(super) fn lock_migrations(connection: &mut PgConnection) -> Result<(), StoreError> {
+pub(super) fn lock_migrations(connection: &mut Transaction) -> Result<(), StoreError> {
     diesel::sql_query("SELECT pg_advisory_lock($1)")
         .bind::<diesel::sql_types::BigInt, _>(MIGRATION_LOCK)
         .execute(connection)?;
@@ -26,7 +26,7 @@ pub(super) fn lock_migrations(connection: &mut PgConnection) -> Result<(), Store
 }
 
 /// Lets the next daemon migrate.
-pub(super) fn unlock_migrations(connection: &mut PgConnection) -> Result<(), StoreError> {
+pub(super) fn unlock_migrations(connection: &mut Transaction) -> Result<(), StoreError> {
     diesel::sql_query("SELECT pg_advisory_unlock($1)")
         .bind::<diesel::sql_types::BigInt, _>(MIGRATION_LOCK)
         .execute(connection)?;

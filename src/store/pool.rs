@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use diesel::Connection as _;
 use diesel::pg::PgConnection;
 use diesel::r2d2::{ConnectionManager, Pool, PooledConnection};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -11,8 +12,11 @@ use diesel_migrations::MigrationHarness as _;
 
 use crate::config::Name;
 
+/// A connection that may have a transaction open: what the store's functions work in.
+pub type Transaction = PgConnection;
+
 /// A connection out of the pool.
-pub type Connection = PooledConnection<ConnectionManager<PgConnection>>;
+type Connection = PooledConnection<ConnectionManager<PgConnection>>;
 
 /// The store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +70,27 @@ impl StoreError {
     }
 }
 
+/// Who ended a transaction.
+enum Ended<E> {
+    Work(E),
+    Statement(DieselError),
+}
+
+impl<E> From<DieselError> for Ended<E> {
+    fn from(error: DieselError) -> Self {
+        Self::Statement(error)
+    }
+}
+
+impl<E: From<StoreError>> Ended<E> {
+    fn into_caller(self) -> E {
+        match self {
+            Self::Work(error) => error,
+            Self::Statement(error) => StoreError::from(error).into(),
+        }
+    }
+}
+
 /// A shared handle on the store.
 #[derive(Clone)]
 pub struct Store {
@@ -98,8 +123,20 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]
-    pub fn connection(&self) -> Result<Connection, StoreError> {
+    pub(super) fn connection(&self) -> Result<Connection, StoreError> {
         self.pool.get().map_err(StoreError::Unavailable)
+    }
+
+    /// Runs `work` in one transaction: committed when it returns `Ok`, rolled back on `Err`.
+    ///
+    /// # Errors
+    /// What `work` says, or why the transaction could not begin or commit.
+    pub fn transaction<T, E: From<StoreError>>(
+        &self,
+        work: impl FnOnce(&mut Transaction) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut connection = self.connection()?;
+        connection.transaction(|transaction| work(transaction).map_err(Ended::Work)).map_err(Ended::into_caller)
     }
 
     /// Brings the schema up to date. Several daemons may call it at once: one works, the others wait.

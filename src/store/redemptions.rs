@@ -4,7 +4,6 @@
 //! one; how such a code can be found without an index on the folded text is what `lot.letter_case` is for: codes of one
 //! case are found by folding the file's spelling, only lots with both cases must be read.
 
-use std::cell::RefCell;
 use std::io::Write;
 
 use chrono::{DateTime, Utc};
@@ -13,8 +12,8 @@ use diesel::pg::CopyFormat;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Text, Timestamptz};
 
-use super::StoreError;
-use super::copy_text::escape;
+use super::copy::{CopyFailed, escape, once};
+use super::{StoreError, Transaction};
 
 mod staging {
     diesel::table! {
@@ -41,22 +40,19 @@ pub fn write_row(line: i64, code: &str, buffer: &mut Vec<u8>) -> std::io::Result
 ///
 /// # Errors
 /// What `write` says, or the statement's error.
-pub fn stage<E>(connection: &mut PgConnection, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E>
+pub fn stage<E>(connection: &mut Transaction, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E>
 where
-    E: From<diesel::result::Error> + std::error::Error,
+    E: From<StoreError> + std::fmt::Debug,
 {
     connection.batch_execute(
         "CREATE TEMPORARY TABLE staged_redemption (line bigint NOT NULL, code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
-    )?;
-    let write = RefCell::new(Some(write));
+    ).map_err(StoreError::from)?;
     diesel::copy_from(staging::staged_redemption::table)
-        .from_raw_data(staging::staged_redemption::table, |sink: &mut dyn Write| match write.take() {
-            Some(write) => write(sink),
-            None => Ok(()),
-        })
+        .from_raw_data(staging::staged_redemption::table, once(write))
         .with_format(CopyFormat::Text)
-        .execute(connection)?;
-    connection.batch_execute("ANALYZE staged_redemption")?;
+        .execute(connection)
+        .map_err(CopyFailed::into_caller)?;
+    connection.batch_execute("ANALYZE staged_redemption").map_err(StoreError::from)?;
     Ok(())
 }
 
@@ -110,7 +106,7 @@ pub struct NotedRedemption {
 /// # Errors
 /// Any [`StoreError`] of the statements.
 pub fn apply(
-    connection: &mut PgConnection,
+    connection: &mut Transaction,
     namespace_id: i32,
     upload_id: i64,
     redeemed_at: DateTime<Utc>,
@@ -122,7 +118,7 @@ pub fn apply(
 }
 
 /// Fills `used`: each distinct spelling of the file, the code it stands for, how that was found.
-fn match_codes(connection: &mut PgConnection, namespace_id: i32) -> Result<(), StoreError> {
+fn match_codes(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
     connection.batch_execute(
         "CREATE TEMPORARY TABLE used (line bigint NOT NULL, written text COLLATE \"C\" NOT NULL, \
              code text COLLATE \"C\", variants bigint NOT NULL DEFAULT 0) ON COMMIT DROP; \
@@ -144,7 +140,7 @@ fn match_codes(connection: &mut PgConnection, namespace_id: i32) -> Result<(), S
     Ok(())
 }
 
-fn match_other_case(connection: &mut PgConnection, namespace_id: i32) -> Result<(), StoreError> {
+fn match_other_case(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
     connection.batch_execute(
         "CREATE TEMPORARY TABLE variant (written text COLLATE \"C\" NOT NULL, code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
     )?;
@@ -174,7 +170,7 @@ fn match_other_case(connection: &mut PgConnection, namespace_id: i32) -> Result<
 }
 
 fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Transaction,
     namespace_id: i32,
     upload_id: i64,
     redeemed_at: DateTime<Utc>,
@@ -207,7 +203,7 @@ fn insert(
 
 /// Takes the codes that nobody was given yet out of their lots' counts. Lots are locked first, and counted in a statement
 /// of its own: a draw that went before has moved `next_seq`, and the count must see that.
-fn count_in_lots(connection: &mut PgConnection, namespace_id: i32) -> Result<Vec<RedeemedInBank>, StoreError> {
+fn count_in_lots(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<RedeemedInBank>, StoreError> {
     connection.batch_execute(
         "CREATE TEMPORARY TABLE redeemed_coupon (bank_id integer NOT NULL, lot_id integer NOT NULL, seq integer NOT NULL) \
          ON COMMIT DROP",
@@ -245,7 +241,7 @@ fn count_in_lots(connection: &mut PgConnection, namespace_id: i32) -> Result<Vec
 ///
 /// # Errors
 /// Any [`StoreError`] of the statement.
-pub fn noted(connection: &mut PgConnection, most: i64) -> Result<Vec<NotedRedemption>, StoreError> {
+pub fn noted(connection: &mut Transaction, most: i64) -> Result<Vec<NotedRedemption>, StoreError> {
     Ok(diesel::sql_query(
         "SELECT line, written, variants FROM used WHERE variants > 0 OR code IS NULL ORDER BY line LIMIT $1",
     )
@@ -253,7 +249,7 @@ pub fn noted(connection: &mut PgConnection, most: i64) -> Result<Vec<NotedRedemp
     .load(connection)?)
 }
 
-fn any(connection: &mut PgConnection, query: &str) -> Result<bool, StoreError> {
+fn any(connection: &mut Transaction, query: &str) -> Result<bool, StoreError> {
     #[derive(QueryableByName)]
     struct Any {
         #[diesel(sql_type = Bool)]

@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Bytea, Date, Integer, Nullable, Text, Timestamptz};
 
 use super::schema::upload;
-use super::{Store, StoreError};
+use super::{Store, StoreError, Transaction};
 use crate::spool::Kind;
 
 /// An upload that this daemon works on under a lease.
@@ -245,7 +245,7 @@ pub struct Finish<'a> {
 ///
 /// # Errors
 /// [`StoreError::LeaseLost`] when another daemon has taken the upload over: roll back.
-pub fn finish(connection: &mut PgConnection, claimed: &ClaimedUpload, finish: &Finish<'_>) -> Result<(), StoreError> {
+pub fn finish(connection: &mut Transaction, claimed: &ClaimedUpload, finish: &Finish<'_>) -> Result<(), StoreError> {
     let finished: Option<i64> = diesel::update(upload::table)
         .filter(upload::namespace_id.eq(claimed.namespace_id))
         .filter(upload::id.eq(claimed.id))
@@ -269,7 +269,7 @@ pub fn finish(connection: &mut PgConnection, claimed: &ClaimedUpload, finish: &F
 /// # Errors
 /// Any [`StoreError`] of the statement.
 pub fn repeated(
-    connection: &mut PgConnection,
+    connection: &mut Transaction,
     claimed: &ClaimedUpload,
     sha256: &[u8; 32],
     on: Option<NaiveDate>,

@@ -1,0 +1,113 @@
+//! The effect of one upload, in one transaction: rows are read straight into a temporary table, and only when the whole
+//! file has verified one set-based statement moves them into the banks.
+
+mod coupons;
+mod recipients;
+mod redemptions;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::Work;
+use super::error::InboundError;
+use super::kinds::header;
+use super::tally::Tally;
+use crate::plaintext::{Plaintext, RecordReader};
+use crate::reason::{Finding, Reason};
+use crate::spool::Kind;
+use crate::store::{StoreError, Transaction, banks, uploads};
+
+/// The rows of an upload.
+pub(super) type Rows = RecordReader<Plaintext>;
+
+/// What an upload did, or would do in a dry run.
+#[derive(Debug, Default)]
+pub struct Effect {
+    /// Per bank, by name.
+    pub banks: Vec<BankEffect>,
+    /// Whether the first row was a header.
+    pub header: Option<bool>,
+}
+
+/// What an upload did to one bank.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BankEffect {
+    /// The bank.
+    pub bank: String,
+    /// Remaining codes before.
+    pub before: i64,
+    /// Remaining codes after.
+    pub after: i64,
+    /// Codes added (coupons) or redeemed (redemptions).
+    pub accepted: i64,
+    /// Of the redeemed codes, those that nobody had been given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unassigned: Option<i64>,
+}
+
+/// Applies the upload inside `transaction`.
+///
+/// # Errors
+/// Anything that ends the upload without an effect; the transaction is then rolled back.
+pub(super) fn apply(
+    transaction: &mut Transaction,
+    work: &Work<'_>,
+    rows: &mut Rows,
+    tally: &mut Tally,
+) -> Result<Effect, InboundError> {
+    match work.place.kind {
+        Kind::Coupons => coupons::apply(transaction, work, rows, tally),
+        Kind::Redemptions => redemptions::apply(transaction, work, rows, tally),
+        Kind::Recipients => recipients::apply(transaction, work, rows, tally),
+    }
+}
+
+/// Refuses the file for what it holds, but not before the whole message has verified: what a damaged message happens to
+/// decrypt to must not show in the answer.
+fn refuse(rows: &mut Rows, finding: Finding) -> InboundError {
+    match rows.drain() {
+        Ok(()) => InboundError::refuse(finding),
+        Err(error) => error.into(),
+    }
+}
+
+/// Ends the reading: what the reader noticed, the row count in the file's name, the reject limit.
+fn judge(work: &Work<'_>, rows: &Rows, tally: &mut Tally) -> Result<(), InboundError> {
+    tally.take_notes(rows.notes());
+    if let Some(wanted) = work.file_name.rows.filter(|wanted| *wanted != tally.rows.read) {
+        return Err(InboundError::Reject(Finding::file(
+            Reason::RowCountDiffers,
+            format!("the file name says {wanted} rows, the file has {}; send the whole file again", tally.rows.read),
+        )));
+    }
+    Ok(tally.judge()?)
+}
+
+/// Stops when the same content was applied at the same place before.
+fn stop_if_repeated(transaction: &mut Transaction, work: &Work<'_>, rows: &Rows) -> Result<(), InboundError> {
+    let Some(summary) = rows.source().summary() else {
+        return Err(StoreError::Missing { what: "the end of the file".to_owned() }.into());
+    };
+    // A repeated recipients list is a new batch from the next day on.
+    let on = (work.place.kind == Kind::Recipients).then_some(work.claimed.business_date);
+    match uploads::repeated(transaction, work.claimed, &summary.sha256, on)? {
+        Some(earlier) => Err(InboundError::Repeat(earlier)),
+        None => Ok(()),
+    }
+}
+
+/// Remaining codes per bank id.
+fn remaining(transaction: &mut Transaction, work: &Work<'_>) -> Result<BTreeMap<i32, i64>, StoreError> {
+    Ok(banks::remaining(transaction, work.claimed.namespace_id, work.today())?.into_iter().collect())
+}
+
+/// Writes what has gathered once it is worth a call.
+fn flush_if_large(buffer: &mut Vec<u8>, sink: &mut dyn Write) -> std::io::Result<()> {
+    if buffer.len() >= 64 * 1024 {
+        sink.write_all(buffer)?;
+        buffer.clear();
+    }
+    Ok(())
+}

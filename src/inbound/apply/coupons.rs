@@ -1,0 +1,298 @@
+//! Coupons: rows into lots, one lot per bank, end date and offer type.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+
+use chrono::NaiveDate;
+
+use super::{BankEffect, Effect, Rows};
+use crate::config::{Name, NewBanks, OfferType};
+use crate::inbound::Work;
+use crate::inbound::error::InboundError;
+use crate::inbound::kinds::code::LetterCase;
+use crate::inbound::kinds::coupons::{Columns, Row, bank_of};
+use crate::inbound::tally::{LISTED_MOST, Tally};
+use crate::plaintext::Record;
+use crate::reason::{Finding, Reason};
+use crate::store::banks::{self, KnownBank, NamespaceLock, NewBank};
+use crate::store::coupons::{self as store, AddedLot, NewLot, StagedCoupon};
+use crate::store::Transaction;
+
+/// A file with more lots than this has its end dates in the wrong column.
+const LOTS_MOST: usize = 1_000;
+
+/// The lots of one file, as they turn up.
+struct Lots<'w> {
+    work: &'w Work<'w>,
+    known: HashMap<String, KnownBank>,
+    keys: HashMap<(Name, Option<NaiveDate>, OfferType), usize>,
+    lots: Vec<Lot>,
+}
+
+struct Lot {
+    bank: Name,
+    end_date: Option<NaiveDate>,
+    offer_type: OfferType,
+    case: LetterCase,
+}
+
+pub(super) fn apply(
+    transaction: &mut Transaction,
+    work: &Work<'_>,
+    rows: &mut Rows,
+    tally: &mut Tally,
+) -> Result<Effect, InboundError> {
+    let known = banks::every(transaction, work.claimed.namespace_id)?;
+    let known = known.into_iter().map(|bank| (bank.name.clone(), bank)).collect();
+    let mut lots = Lots { work, known, keys: HashMap::new(), lots: Vec::new() };
+    let mut header = None;
+    store::stage(transaction, |sink| read(rows, tally, &mut lots, &mut header, sink))?;
+    if tally.rows.read == 0 {
+        tally.take_notes(rows.notes());
+        return Err(InboundError::Reject(Finding::file(
+            Reason::NoRows,
+            "the file has no rows; send the codes, or nothing",
+        )));
+    }
+    super::judge(work, rows, tally)?;
+    banks::lock_namespace(transaction, work.claimed.namespace_id, NamespaceLock::Shared)?;
+    let ids = lots.resolve(transaction, tally)?;
+    let locked = banks::lock_banks(transaction, work.claimed.namespace_id, &distinct(&ids))?;
+    super::stop_if_repeated(transaction, work, rows)?;
+
+    let before = super::remaining(transaction, work)?;
+    let staged = tally.rows.accepted;
+    let new = lots.new_lots(&ids);
+    let added = store::apply(transaction, work.claimed.namespace_id, work.claimed.id, &new, work.now)?;
+    count(transaction, work, tally, &added, staged, &locked)?;
+    let after = super::remaining(transaction, work)?;
+    Ok(Effect { banks: lots.effects(&ids, &added, &before, &after), header })
+}
+
+/// Reads every row; the good ones go to `sink`.
+fn read(
+    rows: &mut Rows,
+    tally: &mut Tally,
+    lots: &mut Lots<'_>,
+    header: &mut Option<bool>,
+    sink: &mut dyn Write,
+) -> Result<(), InboundError> {
+    let work = lots.work;
+    let mut columns: Option<Columns> = None;
+    let mut buffer = Vec::with_capacity(80 * 1024);
+    while let Some(record) = rows.next_record()? {
+        let known = match &columns {
+            Some(known) => known,
+            None => match Columns::from_first(&record, work.place.target.is_some()) {
+                Ok(found) => {
+                    warn_ignored(&found, tally);
+                    *header = Some(found.header);
+                    let skip = found.header;
+                    let found = columns.insert(found);
+                    if skip {
+                        continue;
+                    }
+                    found
+                }
+                Err(finding) => return Err(super::refuse(rows, finding)),
+            },
+        };
+        tally.rows.read += 1;
+        match accept(known, &record, lots) {
+            Ok((lot_key, row)) => {
+                tally.rows.accepted += 1;
+                if row.trimmed {
+                    tally.warn(Finding::line(Reason::Trimmed, record.line(), "outer blanks were trimmed"), 1);
+                }
+                let line = i64::try_from(record.line()).unwrap_or(i64::MAX);
+                StagedCoupon { lot_key, line, code: row.code }.write(&mut buffer)?;
+            }
+            Err(finding) => tally.reject(finding, record.raw())?,
+        }
+        if lots.lots.len() > LOTS_MOST {
+            return Err(super::refuse(rows, too_many_lots()));
+        }
+        super::flush_if_large(&mut buffer, sink)?;
+    }
+    Ok(sink.write_all(&buffer)?)
+}
+
+fn accept<'r>(columns: &Columns, record: &Record<'r>, lots: &mut Lots<'_>) -> Result<(i32, Row<'r>), Finding> {
+    if let Some(reason) = record.problem() {
+        return Err(super::super::row_problem(reason, record.line()));
+    }
+    let row = columns.read(record, lots.work.limits.code_bytes)?;
+    let bank = bank_of(&row, record.line(), lots.work.place.target.as_ref())?;
+    let end_date = row.end_date.or(lots.work.file_name.until);
+    let key = lots.key(bank, end_date, row.offer_type, record.line())?;
+    if let Some(lot) = lots.lots.get_mut(key) {
+        lot.case.see(row.code);
+    }
+    Ok((i32::try_from(key).unwrap_or(i32::MAX), row))
+}
+
+fn warn_ignored(columns: &Columns, tally: &mut Tally) {
+    if !columns.ignored.is_empty() {
+        let message = format!("columns that are not known were ignored: {}", columns.ignored.join(", "));
+        tally.warn(Finding::file(Reason::IgnoredColumns, message), columns.ignored.len() as u64);
+    }
+}
+
+fn too_many_lots() -> Finding {
+    Finding::file(
+        Reason::TooManyLots,
+        format!("more than {LOTS_MOST} combinations of bank, end date and offer type; check the columns"),
+    )
+}
+
+impl Lots<'_> {
+    /// The index of the lot that a row goes to.
+    fn key(
+        &mut self,
+        bank: Name,
+        end_date: Option<NaiveDate>,
+        offer_type: Option<OfferType>,
+        line: u64,
+    ) -> Result<usize, Finding> {
+        let default = match self.known.get(bank.as_str()) {
+            Some(known) => OfferType::parse(&known.offer_type),
+            None if self.work.namespace.new_banks == NewBanks::Create && self.work.place.target.is_none() => None,
+            None => {
+                return Err(Finding::line(
+                    Reason::UnknownBank,
+                    line,
+                    format!("there is no bank `{bank}`; correct the name, or have it declared"),
+                ));
+            }
+        };
+        let offer_type = offer_type.or(default).unwrap_or(OfferType::Other);
+        let wanted = (bank, end_date, offer_type);
+        if let Some(key) = self.keys.get(&wanted) {
+            return Ok(*key);
+        }
+        let key = self.lots.len();
+        self.lots.push(Lot { bank: wanted.0.clone(), end_date, offer_type, case: LetterCase::default() });
+        self.keys.insert(wanted, key);
+        Ok(key)
+    }
+
+    /// The bank id of each lot; banks that the file names first are made.
+    fn resolve(&mut self, transaction: &mut Transaction, tally: &mut Tally) -> Result<Vec<i32>, InboundError> {
+        let mut ids = Vec::with_capacity(self.lots.len());
+        for lot in &self.lots {
+            if let Some(bank) = self.known.get(lot.bank.as_str()) {
+                ids.push(bank.id);
+                continue;
+            }
+            let new = NewBank {
+                name: lot.bank.as_str(),
+                audience: "communicate",
+                persistent: true,
+                offer_type: "other",
+                created_by_upload: Some(self.work.claimed.id),
+            };
+            let bank = banks::create(transaction, self.work.claimed.namespace_id, &new, self.work.now)?;
+            let message = format!("bank `{}` was created: persistent, communicate, other", lot.bank);
+            tally.warn(Finding::file(Reason::BankCreated, message), 1);
+            ids.push(bank.id);
+            self.known.insert(bank.name.clone(), bank);
+        }
+        let today = self.work.today();
+        for lot in self.lots.iter().filter(|lot| lot.end_date.is_some_and(|end| end < today)) {
+            let end = lot.end_date.map(|end| end.to_string()).unwrap_or_default();
+            let message = format!("the end date {end} has passed: codes with it are never handed out");
+            tally.warn(Finding::file(Reason::EndDatePassed, message), 1);
+        }
+        Ok(ids)
+    }
+
+    fn new_lots(&self, ids: &[i32]) -> Vec<NewLot> {
+        self.lots
+            .iter()
+            .zip(ids)
+            .map(|(lot, bank_id)| NewLot {
+                bank_id: *bank_id,
+                end_date: lot.end_date,
+                offer_type: lot.offer_type.as_str(),
+                letter_case: lot.case.as_str(),
+            })
+            .collect()
+    }
+
+    fn effects(
+        &self,
+        ids: &[i32],
+        added: &[AddedLot],
+        before: &BTreeMap<i32, i64>,
+        after: &BTreeMap<i32, i64>,
+    ) -> Vec<BankEffect> {
+        let mut effects: BTreeMap<&str, BankEffect> = BTreeMap::new();
+        for (key, (lot, id)) in self.lots.iter().zip(ids).enumerate() {
+            let effect = effects.entry(lot.bank.as_str()).or_insert_with(|| BankEffect {
+                bank: lot.bank.to_string(),
+                before: before.get(id).copied().unwrap_or_default(),
+                after: after.get(id).copied().unwrap_or_default(),
+                accepted: 0,
+                unassigned: None,
+            });
+            let size = |added: &AddedLot| usize::try_from(added.lot_key).is_ok_and(|added| added == key);
+            effect.accepted += added.iter().find(|added| size(added)).map_or(0, |added| added.size);
+        }
+        effects.into_values().collect()
+    }
+}
+
+/// Corrects the counts by what the banks had already, and lists it.
+fn count(
+    transaction: &mut Transaction,
+    work: &Work<'_>,
+    tally: &mut Tally,
+    added: &[AddedLot],
+    staged: u64,
+    locked: &[(i32, i32)],
+) -> Result<(), InboundError> {
+    let accepted: i64 = added.iter().map(|lot| lot.size).sum();
+    let redeemed: i64 = added.iter().map(|lot| lot.redeemed).sum();
+    tally.rows.accepted = u64::try_from(accepted).unwrap_or_default();
+    tally.rows.duplicate = staged.saturating_sub(tally.rows.accepted);
+    if let Ok(redeemed @ 1..) = u64::try_from(redeemed) {
+        let message = "codes had been redeemed before they came; they are not handed out";
+        tally.warn(Finding::file(Reason::AlreadyRedeemed, message), redeemed);
+    }
+    if tally.rows.duplicate == 0 {
+        return Ok(());
+    }
+    list_duplicates(transaction, work, tally, locked)
+}
+
+fn list_duplicates(
+    transaction: &mut Transaction,
+    work: &Work<'_>,
+    tally: &mut Tally,
+    locked: &[(i32, i32)],
+) -> Result<(), InboundError> {
+    let duplicates = store::duplicates(transaction, work.claimed.namespace_id, locked, LISTED_MOST)?;
+    let listed = duplicates.len() as u64;
+    for duplicate in duplicates {
+        let (reason, message) = if duplicate.in_bank {
+            (Reason::DuplicateInBank, "the bank has the code already; its end date stands")
+        } else {
+            (Reason::DuplicateInFile, "the code stood earlier in this file")
+        };
+        let finding = Finding::line(reason, u64::try_from(duplicate.line).unwrap_or_default(), message);
+        tally.list(&finding, &duplicate.code)?;
+        tally.warn(finding, 1);
+    }
+    if listed < tally.rows.duplicate {
+        let message = format!("{listed} of {} duplicates are listed", tally.rows.duplicate);
+        tally.warn(Finding::file(Reason::RejectsCut, message), 1);
+    }
+    Ok(())
+}
+
+fn distinct(ids: &[i32]) -> Vec<i32> {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}

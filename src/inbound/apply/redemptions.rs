@@ -1,0 +1,140 @@
+//! Redemptions: codes out of distribution in every bank that holds them, unknown ones remembered.
+
+use std::io::Write;
+
+use super::{BankEffect, Effect, Rows};
+use crate::inbound::Work;
+use crate::inbound::error::InboundError;
+use crate::inbound::kinds::redemptions::Columns;
+use crate::inbound::tally::{LISTED_MOST, Tally};
+use crate::reason::{Finding, Reason};
+use crate::store::Transaction;
+use crate::store::banks::{self, NamespaceLock};
+use crate::store::redemptions::{self as store, RedeemedInBank, RedemptionCounts};
+
+pub(super) fn apply(
+    transaction: &mut Transaction,
+    work: &Work<'_>,
+    rows: &mut Rows,
+    tally: &mut Tally,
+) -> Result<Effect, InboundError> {
+    let mut header = None;
+    store::stage(transaction, |sink| read(work, rows, tally, &mut header, sink))?;
+    super::judge(work, rows, tally)?;
+    banks::lock_namespace(transaction, work.claimed.namespace_id, NamespaceLock::Alone)?;
+    // An empty file says "none today", every day with the same bytes: it repeats nothing.
+    if tally.rows.read > 0 {
+        super::stop_if_repeated(transaction, work, rows)?;
+    }
+    let before = super::remaining(transaction, work)?;
+    let (counts, redeemed) =
+        store::apply(transaction, work.claimed.namespace_id, work.claimed.id, work.claimed.received_at)?;
+    let after = super::remaining(transaction, work)?;
+    count(transaction, tally, &counts, &redeemed)?;
+
+    let known = banks::every(transaction, work.claimed.namespace_id)?;
+    let mut effects: Vec<BankEffect> = redeemed
+        .iter()
+        .filter_map(|row| {
+            let bank = known.iter().find(|bank| bank.id == row.bank_id)?;
+            Some(BankEffect {
+                bank: bank.name.clone(),
+                before: before.get(&bank.id).copied().unwrap_or_default(),
+                after: after.get(&bank.id).copied().unwrap_or_default(),
+                accepted: row.redeemed,
+                unassigned: Some(row.unassigned),
+            })
+        })
+        .collect();
+    effects.sort_by(|one, other| one.bank.cmp(&other.bank));
+    Ok(Effect { banks: effects, header })
+}
+
+/// Reads every row; the good ones go to `sink`.
+fn read(
+    work: &Work<'_>,
+    rows: &mut Rows,
+    tally: &mut Tally,
+    header: &mut Option<bool>,
+    sink: &mut dyn Write,
+) -> Result<(), InboundError> {
+    let mut columns: Option<Columns> = None;
+    let mut buffer = Vec::with_capacity(80 * 1024);
+    while let Some(record) = rows.next_record()? {
+        let known = match &columns {
+            Some(known) => known,
+            None => match Columns::from_first(&record) {
+                Ok(found) => {
+                    *header = Some(found.header);
+                    let skip = found.header;
+                    let found = columns.insert(found);
+                    if skip {
+                        continue;
+                    }
+                    found
+                }
+                Err(finding) => return Err(super::refuse(rows, finding)),
+            },
+        };
+        tally.rows.read += 1;
+        let row = match record.problem() {
+            Some(reason) => Err(Ok(super::super::row_problem(reason, record.line()))),
+            None => known.read(&record, work.limits.code_bytes),
+        };
+        match row {
+            Ok((code, trimmed)) => {
+                tally.rows.accepted += 1;
+                if trimmed {
+                    tally.warn(Finding::line(Reason::Trimmed, record.line(), "outer blanks were trimmed"), 1);
+                }
+                store::write_row(i64::try_from(record.line()).unwrap_or(i64::MAX), code, &mut buffer)?;
+            }
+            Err(Ok(finding)) => tally.reject(finding, record.raw())?,
+            Err(Err(finding)) => return Err(super::refuse(rows, finding)),
+        }
+        super::flush_if_large(&mut buffer, sink)?;
+    }
+    Ok(sink.write_all(&buffer)?)
+}
+
+/// Corrects the counts by what the store knew, and lists what no bank holds.
+fn count(
+    transaction: &mut Transaction,
+    tally: &mut Tally,
+    counts: &RedemptionCounts,
+    redeemed: &[RedeemedInBank],
+) -> Result<(), InboundError> {
+    let number = |count: i64| u64::try_from(count).unwrap_or_default();
+    tally.rows.accepted = number(counts.redeemed);
+    tally.rows.unknown = number(counts.unknown);
+    tally.rows.duplicate = number(counts.repeated) + number(counts.already);
+    if counts.already > 0 {
+        let message = "codes were redeemed before; the first time stands";
+        tally.warn(Finding::file(Reason::AlreadyRedeemed, message), number(counts.already));
+    }
+    if counts.repeated > 0 {
+        let message = "codes stood more than once in this file";
+        tally.warn(Finding::file(Reason::DuplicateInFile, message), number(counts.repeated));
+    }
+    let unassigned: i64 = redeemed.iter().map(|bank| bank.unassigned).sum();
+    if unassigned > 0 {
+        let message = "codes were redeemed that nobody had been given";
+        tally.warn(Finding::file(Reason::RedeemedUnassigned, message), number(unassigned));
+    }
+    let noted = store::noted(transaction, LISTED_MOST)?;
+    if noted.len() as u64 == number(LISTED_MOST) {
+        let message = format!("only the first {LISTED_MOST} unknown codes are listed");
+        tally.warn(Finding::file(Reason::RejectsCut, message), 1);
+    }
+    for row in noted {
+        let (reason, message) = match row.variants {
+            0 => (Reason::UnknownCode, "no bank has the code; it is remembered"),
+            1 => (Reason::CaseDiffers, "taken for the one code that differs from it in case only"),
+            _ => (Reason::AmbiguousCode, "several codes differ from it in case only; none was taken"),
+        };
+        let finding = Finding::line(reason, number(row.line), message);
+        tally.list(&finding, &row.written)?;
+        tally.warn(finding, 1);
+    }
+    Ok(())
+}

@@ -1,0 +1,6 @@
+//! What each kind of file may hold: columns and row rules, one file a kind. Pure: rows in, values or findings out.
+
+pub mod code;
+pub mod coupons;
+pub mod header;
+pub mod redemptions;

@@ -1,0 +1,82 @@
+//! Takes files that were dropped locally into the flow: the same upload rows, the same reports.
+
+use std::io;
+
+use chrono::{DateTime, Utc};
+
+use super::RetryCause;
+use crate::config::{Name, Namespace, Settings};
+use crate::spool::drops::{Drop, Stillness};
+use crate::spool::{Layout, durable, tree};
+use crate::store::drops::NewDrop;
+use crate::store::{Store, StoreError};
+
+/// Watches the namespaces' directories.
+#[derive(Debug, Default)]
+pub struct LocalDrops {
+    stillness: Stillness,
+}
+
+impl LocalDrops {
+    /// Takes every file that has been still long enough. Returns how many were taken.
+    ///
+    /// # Errors
+    /// The first disk or store error; the rest is taken next time.
+    pub fn take_ready(&mut self, store: &Store, settings: &Settings, now: DateTime<Utc>) -> Result<usize, RetryCause> {
+        let mut taken = 0;
+        for namespace in settings.namespaces.values() {
+            let layout = Layout::new(&settings.state_dir, &namespace.name);
+            let places = tree::places(namespace, &made_banks(store, namespace)?);
+            for drop in self.stillness.ready(&layout, &places, now, settings.spool.settle)? {
+                take(store, namespace, &layout, &drop, now)?;
+                taken += 1;
+            }
+        }
+        Ok(taken)
+    }
+}
+
+/// Banks that the store knows and the configuration does not declare.
+pub(crate) fn made_banks(store: &Store, namespace: &Namespace) -> Result<Vec<Name>, StoreError> {
+    let banks = store.banks(store.namespace_id(&namespace.name)?)?;
+    Ok(banks.iter().filter_map(|bank| Name::parse(&bank.name).ok()).collect())
+}
+
+fn take(store: &Store, namespace: &Namespace, layout: &Layout, drop: &Drop, now: DateTime<Utc>) -> Result<(), RetryCause> {
+    let namespace_id = store.namespace_id(&namespace.name)?;
+    let new = NewDrop {
+        kind: drop.place.kind.as_str(),
+        target: drop.place.target.as_ref().map_or("", Name::as_str),
+        dry_run: drop.place.dry_run,
+        name: &drop.name,
+        bytes: i64::try_from(drop.bytes).map_err(io::Error::other)?,
+    };
+    let id = store.begin_drop(namespace_id, &new, now)?;
+    std::fs::File::open(&drop.path)?.sync_all()?;
+    durable::move_file(&drop.path, &layout.incoming_file(id))?;
+    let today = now.with_timezone(&namespace.timezone).date_naive();
+    store.complete_drop(namespace_id, id, now, today)?;
+    tracing::info!(upload.id = id, namespace = %namespace.name, upload.kind = new.kind, size_bytes = new.bytes, "Took a local file");
+    Ok(())
+}
+
+/// At start: finishes what a crash interrupted. A row whose file was moved is received; one whose file was not is
+/// forgotten, because the file is still where it was dropped and is taken again.
+///
+/// # Errors
+/// The first disk or store error.
+pub fn recover_drops(store: &Store, settings: &Settings, now: DateTime<Utc>) -> Result<(), RetryCause> {
+    for namespace in settings.namespaces.values() {
+        let namespace_id = store.namespace_id(&namespace.name)?;
+        let layout = Layout::new(&settings.state_dir, &namespace.name);
+        for id in store.unfinished_drops(namespace_id)? {
+            if layout.incoming_file(id).try_exists()? {
+                let today = now.with_timezone(&namespace.timezone).date_naive();
+                store.complete_drop(namespace_id, id, now, today)?;
+            } else {
+                store.forget_drop(namespace_id, id)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! What a file name says: its stem, and tokens between dots (`spring.until-2026-12-31.csv.gpg`).
+
+use chrono::NaiveDate;
+
+use crate::reason::{Finding, Reason};
+
+/// A file name, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileName {
+    /// The name up to the first dot.
+    pub stem: String,
+    /// `until-YYYY-MM-DD`: the end date of every row.
+    pub until: Option<NaiveDate>,
+    /// `proof`: a batch of test sends.
+    pub proof: bool,
+    /// `rows-N`: the file must hold exactly that many rows.
+    pub rows: Option<u64>,
+}
+
+impl FileName {
+    /// Reads `name`. Tokens that are none of ours are just part of the name.
+    ///
+    /// # Errors
+    /// A [`Reason::BadNameToken`] for `until-` without a date or `rows-` without a number: guessing would give every row
+    /// a wrong end date.
+    pub fn parse(name: &str) -> Result<Self, Finding> {
+        let mut parts = name.split('.');
+        let mut read =
+            Self { stem: parts.next().unwrap_or_default().to_owned(), until: None, proof: false, rows: None };
+        for token in parts {
+            if let Some(date) = token.strip_prefix("until-") {
+                read.until = Some(parse_date(date).ok_or_else(|| bad(token, "a date as until-YYYY-MM-DD"))?);
+            } else if let Some(rows) = token.strip_prefix("rows-") {
+                read.rows = Some(rows.parse().map_err(|_| bad(token, "a number as rows-100000"))?);
+            } else if token == "proof" {
+                read.proof = true;
+            }
+        }
+        Ok(read)
+    }
+}
+
+fn bad(token: &str, wanted: &str) -> Finding {
+    Finding::file(
+        Reason::BadNameToken,
+        format!("the file name has `.{token}.`, which is not {wanted}; correct the name and send the file again"),
+    )
+}
+
+/// A date as YYYY-MM-DD, nothing else: `2026-1-5` is as likely a slip as a date.
+#[must_use]
+pub fn parse_date(text: &str) -> Option<NaiveDate> {
+    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
+    (text.len() == 10).then_some(date)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &str, stem: &str, until: Option<&str>, proof: bool, rows: Option<u64>) {
+        let read = FileName::parse(name).unwrap();
+        let until = until.map(|date| parse_date(date).unwrap());
+        assert_eq!(read, FileName { stem: stem.to_owned(), until, proof, rows }, "{name}");
+    }
+
+    #[test]
+    fn tokens() {
+        check("spring.until-2026-12-31.csv.gpg", "spring", Some("2026-12-31"), false, None);
+        check("list.proof.csv", "list", None, true, None);
+        check("list.rows-100000.csv", "list", None, false, Some(100_000));
+        check("a.proof.rows-2.until-2026-02-03.csv", "a", Some("2026-02-03"), true, Some(2));
+        check("proof.csv", "proof", None, false, None);
+        check("list.Proof.csv", "list", None, false, None);
+        check("plain", "plain", None, false, None);
+        check(".hidden", "", None, false, None);
+    }
+
+    #[test]
+    fn slips_are_refused() {
+        for name in
+            ["a.until-2026-02-30.csv", "a.until-soon.csv", "a.until-2026-1-5.csv", "a.rows-many.csv", "a.rows-.csv"]
+        {
+            assert_eq!(FileName::parse(name).unwrap_err().reason, Reason::BadNameToken, "{name}");
+        }
+    }
+}
