@@ -6,7 +6,8 @@
 //! of [`bank`] and exports the assignment file that the campaign system collects.
 //!
 //! Around them: [`config`] (what the admin wrote, checked), [`plaintext`] (from a file as received to verified rows),
-//! [`openpgp`] (the only user of the OpenPGP library), [`reason`] (every reason a report can give), [`clock`].
+//! [`openpgp`] (the only user of the OpenPGP library), [`reason`] (every reason a report can give),
+//! [`recipients`] (which rows of a list count, for both flows), [`schedule`] (when a campaign's batches are due), [`clock`].
 
 pub mod bank;
 pub mod clock;
@@ -17,6 +18,8 @@ pub mod openpgp;
 pub mod outbound;
 pub mod plaintext;
 pub mod reason;
+pub mod recipients;
+pub mod schedule;
 pub mod sftp;
 pub mod spool;
 pub mod store;

@@ -1,0 +1,70 @@
+//! Remaining codes: one predicate for counts, alerts, preflight and draw.
+
+use chrono::NaiveDate;
+
+use super::window;
+
+/// The counters of one lot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lot {
+    /// Its id: counts from 1 within the bank, the order of uploads.
+    pub id: i32,
+    /// Last local day on which its codes may be handed out.
+    pub end_date: Option<NaiveDate>,
+    /// How many codes it has.
+    pub size: i32,
+    /// The first place that is not handed out.
+    pub next_seq: i32,
+    /// Codes from `next_seq` on that are redeemed already.
+    pub redeemed_ahead: i32,
+    /// Whether its upload was undone.
+    pub void: bool,
+}
+
+impl Lot {
+    /// Codes that can still be handed out: not handed out, not redeemed, not void, window open.
+    #[must_use]
+    pub fn remaining(&self, open_on: NaiveDate) -> u64 {
+        if self.void || !window::is_open(self.end_date, open_on) {
+            return 0;
+        }
+        let rest = i64::from(self.size) - i64::from(self.next_seq) - i64::from(self.redeemed_ahead);
+        u64::try_from(rest).unwrap_or(0)
+    }
+}
+
+/// Codes that a whole bank can still hand out.
+#[must_use]
+pub fn remaining(lots: &[Lot], open_on: NaiveDate) -> u64 {
+    lots.iter().map(|lot| lot.remaining(open_on)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lot(end_date: Option<&str>, size: i32, next_seq: i32, redeemed_ahead: i32) -> Lot {
+        Lot { id: 1, end_date: end_date.map(|date| date.parse().unwrap()), size, next_seq, redeemed_ahead, void: false }
+    }
+
+    #[track_caller]
+    fn check(lot: &Lot, expected: u64) {
+        assert_eq!(lot.remaining("2026-03-02".parse().unwrap()), expected, "{lot:?}");
+    }
+
+    #[test]
+    fn what_remains() {
+        check(&lot(None, 100, 0, 0), 100);
+        check(&lot(None, 100, 40, 7), 53);
+        check(&lot(None, 100, 93, 7), 0);
+        check(&lot(Some("2026-03-02"), 100, 40, 0), 60);
+        check(&lot(Some("2026-03-01"), 100, 40, 0), 0);
+        check(&Lot { void: true, ..lot(None, 100, 40, 0) }, 0);
+    }
+
+    #[test]
+    fn a_bank_is_the_sum_of_its_open_lots() {
+        let lots = [lot(None, 10, 1, 2), lot(Some("2026-03-01"), 10, 0, 0), lot(Some("2026-03-09"), 10, 0, 0)];
+        assert_eq!(remaining(&lots, "2026-03-02".parse().unwrap()), 17);
+    }
+}
