@@ -5,6 +5,7 @@
 
 mod namespaces;
 mod pool;
+pub mod private;
 pub mod schema;
 
 pub use pool::{Connection, Store, StoreError};
