@@ -9,6 +9,7 @@ pub mod coupons;
 pub mod drops;
 mod namespaces;
 mod pool;
+pub mod private;
 pub mod redemptions;
 pub mod schema;
 pub mod uploads;
