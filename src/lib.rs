@@ -13,6 +13,7 @@ pub mod bank;
 pub mod clock;
 pub mod config;
 pub mod doorbell;
+pub mod error_chain;
 pub mod inbound;
 pub mod openpgp;
 pub mod outbound;

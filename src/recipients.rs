@@ -3,6 +3,7 @@
 //! The inbound flow validates a list with it and the outbound flow reads the same list again for the assignment file;
 //! both must come to the same result on every row, so the rules stand here and nowhere else. No effects.
 
+use crate::plaintext::Record;
 use crate::reason::{Finding, Reason};
 
 /// One record of a list, as the reader of records gives it.
@@ -15,6 +16,24 @@ pub trait Row {
     fn field(&self, index: usize) -> Option<&str>;
     /// Why it could not be read as a record, if so.
     fn problem(&self) -> Option<Reason>;
+}
+
+impl Row for Record<'_> {
+    fn line(&self) -> u64 {
+        self.line()
+    }
+
+    fn width(&self) -> usize {
+        self.len()
+    }
+
+    fn field(&self, index: usize) -> Option<&str> {
+        self.field(index)
+    }
+
+    fn problem(&self) -> Option<Reason> {
+        self.problem()
+    }
 }
 
 /// The header of a list.

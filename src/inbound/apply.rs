@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use super::Work;
 use super::error::InboundError;
-use super::kinds::header;
 use super::tally::Tally;
 use crate::plaintext::{Plaintext, RecordReader};
 use crate::reason::{Finding, Reason};

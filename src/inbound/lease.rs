@@ -33,7 +33,7 @@ impl Lease {
                         return;
                     }
                     Err(error) => {
-                        tracing::warn!(upload.id = claimed.id, error = %crate::telemetry::chain(&error), "Failed to renew a lease");
+                        tracing::warn!(upload.id = claimed.id, error = %crate::error_chain::chain(&error), "Failed to renew a lease");
                     }
                 }
             }

@@ -27,17 +27,17 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use crate::clock::Clock;
 use crate::config::{Limits, LiveSettings, Name, Namespace, Settings};
 use crate::doorbell::Doorbell;
+use crate::error_chain::chain;
 use crate::openpgp::{Certificate, Keyring};
 use crate::plaintext::{self, RecordReader, Terms};
 use crate::reason::{Finding, Reason};
 use crate::spool::{FileName, Layout, Place, PreparedReport, tree};
 use crate::store::uploads::{self, ClaimedUpload, Finish, FinishedUpload, Verdict};
 use crate::store::{Store, StoreError};
-use crate::telemetry::chain;
 
 use apply::Rows;
 pub use error::{InboundError, RetryCause};
-pub use receive_local::LocalDrops;
+pub use receive_local::{LocalDrops, made_banks, recover_drops};
 use report::{Content, Ending};
 use tally::Tally;
 
@@ -124,8 +124,7 @@ impl Inbound {
         namespace: &Namespace,
         claimed: &ClaimedUpload,
     ) -> Result<(), StoreError> {
-        let lease =
-            lease::Lease::hold(self.store.clone(), self.clock.clone(), claimed.clone(), settings.limits.lease);
+        let lease = lease::Lease::hold(self.store.clone(), self.clock.clone(), claimed.clone(), settings.limits.lease);
         // A panic is a bug of ours, and ends this try at this upload only.
         let finished = catch_unwind(AssertUnwindSafe(|| self.process(settings, namespace, claimed)));
         drop(lease);
@@ -178,12 +177,12 @@ impl Inbound {
         if claimed.attempts > ATTEMPTS_MOST {
             let message = "the daemon failed to process the file several times; its log says why";
             let finding = Finding::file(Reason::ProcessingFailed, message);
-            return self.conclude(&work, &prepared, tally, None, Ending::Refused(Verdict::Quarantined, finding));
+            return self.conclude(&work, &prepared, tally, None, &Ending::Refused(Verdict::Quarantined, finding));
         }
         let work = match FileName::parse(&claimed.name) {
             Ok(file_name) => Work { file_name, ..work },
             Err(finding) => {
-                return self.conclude(&work, &prepared, tally, None, Ending::Refused(Verdict::Rejected, finding));
+                return self.conclude(&work, &prepared, tally, None, &Ending::Refused(Verdict::Rejected, finding));
             }
         };
         let mut rows = self.open(&work)?;
@@ -192,7 +191,7 @@ impl Inbound {
             Err(error) => {
                 let ending = stopped(&work, error)?;
                 let content = content(&rows);
-                self.conclude(&work, &prepared, tally, content, ending)
+                self.conclude(&work, &prepared, tally, content, &ending)
             }
         }
     }
@@ -244,10 +243,10 @@ impl Inbound {
         prepared: &PreparedReport<'_>,
         mut tally: Tally,
         content: Option<Content>,
-        ending: Ending,
+        ending: &Ending,
     ) -> Result<FinishedUpload, RetryCause> {
         let verdict = ending.verdict();
-        let report = write_report(work, prepared, &mut tally, content, &ending)?;
+        let report = write_report(work, prepared, &mut tally, content, ending)?;
         let sha256 = content.map(|content| content.sha256);
         let finish = Finish { verdict, sha256, report: &report, now: work.now };
         self.store.transaction(|transaction| uploads::finish(transaction, work.claimed, &finish))?;

@@ -36,13 +36,22 @@ impl LocalDrops {
     }
 }
 
-/// Banks that the store knows and the configuration does not declare.
-pub(crate) fn made_banks(store: &Store, namespace: &Namespace) -> Result<Vec<Name>, StoreError> {
+/// Every bank that the store knows, those that uploads created among them.
+///
+/// # Errors
+/// Any [`StoreError`] of the statement.
+pub fn made_banks(store: &Store, namespace: &Namespace) -> Result<Vec<Name>, StoreError> {
     let banks = store.banks(store.namespace_id(&namespace.name)?)?;
     Ok(banks.iter().filter_map(|bank| Name::parse(&bank.name).ok()).collect())
 }
 
-fn take(store: &Store, namespace: &Namespace, layout: &Layout, drop: &Drop, now: DateTime<Utc>) -> Result<(), RetryCause> {
+fn take(
+    store: &Store,
+    namespace: &Namespace,
+    layout: &Layout,
+    drop: &Drop,
+    now: DateTime<Utc>,
+) -> Result<(), RetryCause> {
     let namespace_id = store.namespace_id(&namespace.name)?;
     let new = NewDrop {
         kind: drop.place.kind.as_str(),

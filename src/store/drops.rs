@@ -65,11 +65,7 @@ impl Store {
             .filter(upload::id.eq(id))
             .filter(upload::state.eq("receiving"))
             .filter(upload::session.eq(LOCAL))
-            .set((
-                upload::state.eq("received"),
-                upload::received_at.eq(now),
-                upload::business_date.eq(business_date),
-            ))
+            .set((upload::state.eq("received"), upload::received_at.eq(now), upload::business_date.eq(business_date)))
             .execute(&mut connection)?;
         Ok(())
     }

@@ -14,9 +14,9 @@ use crate::inbound::kinds::coupons::{Columns, Row, bank_of};
 use crate::inbound::tally::{LISTED_MOST, Tally};
 use crate::plaintext::Record;
 use crate::reason::{Finding, Reason};
+use crate::store::Transaction;
 use crate::store::banks::{self, KnownBank, NamespaceLock, NewBank};
 use crate::store::coupons::{self as store, AddedLot, NewLot, StagedCoupon};
-use crate::store::Transaction;
 
 /// A file with more lots than this has its end dates in the wrong column.
 const LOTS_MOST: usize = 1_000;

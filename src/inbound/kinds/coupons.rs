@@ -109,9 +109,8 @@ impl Columns {
         let end_date = cell(self.end_date)
             .filter(|text| !text.is_empty())
             .map(|text| {
-                parse_date(text).ok_or_else(|| {
-                    Finding::line(Reason::BadEndDate, line, "the end date is not a date as YYYY-MM-DD")
-                })
+                parse_date(text)
+                    .ok_or_else(|| Finding::line(Reason::BadEndDate, line, "the end date is not a date as YYYY-MM-DD"))
             })
             .transpose()?;
         let offer_type = cell(self.offer_type)

@@ -17,7 +17,10 @@ pub fn names_code(cell: &str) -> bool {
 ///
 /// # Errors
 /// [`Reason::BadColumnDelimiter`] that names the delimiter.
-pub fn refuse_other_delimiters<'r>(line: u64, mut cells: impl ExactSizeIterator<Item = &'r str>) -> Result<(), Finding> {
+pub fn refuse_other_delimiters<'r>(
+    line: u64,
+    mut cells: impl ExactSizeIterator<Item = &'r str>,
+) -> Result<(), Finding> {
     if cells.len() != 1 {
         return Ok(());
     }

@@ -33,7 +33,11 @@ impl Columns {
     /// # Errors
     /// `Err(Ok(finding))` rejects the row, `Err(Err(finding))` refuses the file: without a header nobody can say which
     /// column is the code.
-    pub fn read<'r>(&self, record: &Record<'r>, code_bytes: usize) -> Result<(&'r str, bool), Result<Finding, Finding>> {
+    pub fn read<'r>(
+        &self,
+        record: &Record<'r>,
+        code_bytes: usize,
+    ) -> Result<(&'r str, bool), Result<Finding, Finding>> {
         if record.len() != self.count {
             if !self.header {
                 return Err(Err(too_many(record)));
@@ -45,8 +49,8 @@ impl Columns {
             )));
         }
         let written = record.field(self.code).unwrap_or_default();
-        let code = code::check(written, code_bytes)
-            .map_err(|finding| Ok(Finding { line: Some(record.line()), ..finding }))?;
+        let code =
+            code::check(written, code_bytes).map_err(|finding| Ok(Finding { line: Some(record.line()), ..finding }))?;
         Ok((code, code.len() != written.len()))
     }
 }
