@@ -1,11 +1,16 @@
-//! From a file as received to verified rows: layers are opened (`open`), bytes become records ([`records`]).
+//! From a file as received to verified rows: layers are opened ([`open()`]), bytes become records ([`records`]).
 //!
 //! Plaintext flows in chunks through bounded buffers and never rests on disk. A source says that it has ended only after
 //! the whole message verified, so whoever applies rows does it after the last `Ok(None)` and drops them on any error.
 
+mod layers;
+mod open;
 mod records;
 mod scan;
+mod sniff;
 
+pub use layers::Layer;
+pub use open::{Plaintext, Summary, Terms, open};
 pub use records::{Notes, ReadError, Record, RecordReader};
 
 use std::io;
