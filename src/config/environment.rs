@@ -44,7 +44,7 @@ pub(super) fn overlay(
         // Alone first: an error that the whole gives would not say which variable it came from.
         match Config::builder().add_source(layer.clone()).build().and_then(Config::try_deserialize::<raw::Main>) {
             Ok(_) => builder = builder.add_source(layer),
-            Err(error) => problems.push(refuse(format!("does not fit `{key}`: {error}"))),
+            Err(error) => problems.push(refuse(format!("does not fit `{key}`: {}", without_key(&error)))),
         }
     }
     if !problems.is_empty() {
@@ -55,6 +55,12 @@ pub(super) fn overlay(
         .build()
         .and_then(Config::try_deserialize)
         .map_err(|error| vec![Problem { origin: Origin::File(source.file.clone()), message: error.to_string() }])
+}
+
+/// The error without the key, which the caller names.
+fn without_key(error: &config::ConfigError) -> String {
+    let text = error.to_string();
+    text.split(" for key `").next().unwrap_or_default().to_owned()
 }
 
 impl Variable {
