@@ -1,0 +1,380 @@
+//! Loading a configuration: what is taken, and what is said about what is not.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot set itself up has failed")]
+
+use std::fs;
+use std::time::Duration;
+
+use coupond::config::{self, ConfigError, DatabaseSettings, LiveSettings, Role, Schedule, Settings};
+use tempfile::TempDir;
+
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE+g0sn9Jt0dJ7ihWkx5oJM1PeU3HB6jTI3PBbOZUWAa feed";
+const HASH: &str = "$argon2id$v=19$m=65536,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$UjpJjnDMHgtZN0tnAmTtuMkyKcOwV0Zgzg3fGlRAe0Y";
+
+/// A directory with `coupond.toml`, namespaces by file name, and other files.
+struct Tree(TempDir);
+
+impl Tree {
+    fn new(main: &str) -> Self {
+        let tree = Self(tempfile::tempdir().unwrap());
+        tree.with("coupond.toml", main)
+    }
+
+    fn with(self, name: &str, text: &str) -> Self {
+        let file = self.0.path().join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+        self
+    }
+
+    fn load(&self, environment: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        config::load(&self.0.path().join("coupond.toml"), environment)
+    }
+
+    /// The problems, with the directory left out of them.
+    fn problems(&self, environment: &[(&str, &str)]) -> Vec<String> {
+        let error = self.load(environment).expect_err("this configuration was taken");
+        let directory = format!("{}/", self.0.path().display());
+        error.to_string().replace(&directory, "").lines().map(str::to_owned).collect()
+    }
+}
+
+#[track_caller]
+fn check_main(text: &str, expected: &[&str]) {
+    assert_eq!(Tree::new(text).problems(&[]), expected, "{text}");
+}
+
+#[track_caller]
+fn check_namespace(text: &str, expected: &[&str]) {
+    assert_eq!(Tree::new("").with("namespaces/acme.toml", text).problems(&[]), expected, "{text}");
+}
+
+#[track_caller]
+fn check_variable(name: &str, value: &str, expected: &[&str]) {
+    assert_eq!(Tree::new("").problems(&[(name, value)]), expected, "{name}={value}");
+}
+
+#[test]
+fn an_empty_file_gives_every_default() {
+    let settings = Tree::new("").load(&[]).unwrap();
+    assert_eq!(settings.state_dir.to_str(), Some("/var/lib/coupond"));
+    assert_eq!(settings.sftp.listen, ["0.0.0.0:2222".parse().unwrap()]);
+    assert_eq!(settings.http, "127.0.0.1:9187".parse().unwrap());
+    assert_eq!(settings.database, DatabaseSettings::Private);
+    assert!(settings.mail.is_none());
+    assert_eq!(settings.spool.settle, Duration::from_secs(10));
+    assert_eq!(settings.spool.partial_keep, Duration::from_secs(48 * 3_600));
+    assert_eq!(settings.spool.archive_keep, Duration::from_secs(30 * 86_400));
+    assert_eq!(settings.limits.upload_bytes, 4 << 30);
+    assert_eq!(settings.limits.plaintext_bytes, 32 << 30);
+    assert_eq!((settings.limits.reject.rows, settings.limits.reject.percent), (10_000, 10));
+    assert_eq!(settings.limits.idle, Duration::from_secs(900));
+    assert!(settings.namespaces.is_empty());
+}
+
+#[test]
+fn a_whole_configuration() {
+    let tree = Tree::new(
+        "state_dir = \"state\"\n[database]\nurl = \"postgresql://a,b/coupond\"\n[limits]\nupload_bytes = \"1GiB\"\nrow_bytes = 4096\n",
+    )
+    .with("keys/mailer.asc", "")
+    .with("namespaces/keys/mailer.asc", "")
+    .with("namespaces/.hidden.toml", "not = = toml")
+    .with("namespaces/notes.txt", "not toml")
+    .with(
+        "namespaces/acme.toml",
+        &format!(
+            "timezone = \"America/New_York\"\nnotify = [\"marketing@acme.example\"]\nexchange = true\n\
+             [users.\"Acme.feed@1\"]\nrole = \"client\"\npublic_keys = [\"{KEY}\"]\nallow_from = [\"192.0.2.0/24\", \"::1\"]\n\
+             [users.acme-mail]\nrole = \"campaigns\"\npassword_hash = \"{HASH}\"\n\
+             [banks.spring26]\nlow_stock = 1000\nfallback_code = \"THANKS\"\n\
+             [banks.walk-in]\naudience = \"site\"\npersistent = false\n\
+             [campaigns.winback]\nbank = \"spring26\"\nchannel = \"sms\"\nschedule = \"0 0 2 * * *\"\nwhen_short = \"fallback\"\n\
+             encrypt_to = \"keys/mailer.asc\"\n\
+             [redemptions]\nexpected_by = \"06:00\"\nmax_age = \"36h\"\nwhen_stale = \"wait\"\n"
+        ),
+    );
+    let settings = tree.load(&[]).unwrap();
+    assert_eq!(settings.state_dir, tree.0.path().join("state"));
+    assert_eq!((settings.limits.upload_bytes, settings.limits.row_bytes), (1 << 30, 4_096));
+    let (namespace, user) = settings.user("Acme.feed@1").unwrap();
+    assert_eq!((namespace.name.as_str(), user.role, user.allow_from.len()), ("acme", Role::Client, 2));
+    assert_eq!(namespace.timezone, chrono_tz::America::New_York);
+    let bank = namespace.banks.get("spring26").unwrap();
+    assert_eq!((bank.persistent, bank.proof_code.as_str(), bank.low_stock), (true, "PROOF-SPRING26", Some(1_000)));
+    let campaign = namespace.campaigns.get("winback").unwrap();
+    assert!(matches!(campaign.schedule, Schedule::Cron(_)));
+    assert_eq!(campaign.encrypt_to.as_deref(), Some(tree.0.path().join("namespaces/keys/mailer.asc").as_path()));
+    assert_eq!(namespace.redemptions.max_age, Some(Duration::from_secs(36 * 3_600)));
+}
+
+#[test]
+fn no_toml_and_no_file() {
+    check_main(
+        "state_dir = \n",
+        &["coupond.toml:1:13: is not TOML: string values must be quoted, expected literal string"],
+    );
+    check_main(
+        "[sftp]\nlisten = [\"a\"\n[http]\n",
+        &["coupond.toml:3:1: is not TOML: missing comma between array elements, expected `,`"],
+    );
+    let tree = Tree::new("");
+    fs::write(tree.0.path().join("coupond.toml"), b"# gr\xfcn").unwrap();
+    assert_eq!(tree.problems(&[]), ["coupond.toml:1:5: is not UTF-8 from here on; save it as UTF-8"]);
+    fs::remove_file(tree.0.path().join("coupond.toml")).unwrap();
+    assert_eq!(tree.problems(&[]), ["coupond.toml: cannot be opened: No such file or directory (os error 2)"]);
+}
+
+#[test]
+fn keys_that_nobody_knows() {
+    check_main("[sftp]\nlisen = []\n", &["coupond.toml:2:1: unknown key `lisen` in `[sftp]`; did you mean `listen`?"]);
+    check_main("[sftpd]\nlisten = []\n", &["coupond.toml:1:2: unknown key `sftpd`; did you mean `sftp`?"]);
+    check_main(
+        "[http]\nstate_dir = \"/x\"\nlease_secs = 3\nwhatever = 1\n",
+        &[
+            "coupond.toml:2:1: unknown key `state_dir` in `[http]`; it belongs at the top of the file, above the first `[section]`",
+            "coupond.toml:3:1: unknown key `lease_secs` in `[http]`; it belongs in `[limits]`",
+            "coupond.toml:4:1: unknown key `whatever` in `[http]`; known here: `listen`",
+        ],
+    );
+    check_namespace(
+        "[users.a]\nrole = \"client\"\npublic_key = []\n[banks.b]\nexchange = true\n",
+        &[
+            "namespaces/acme.toml:3:1: unknown key `public_key` in `[users.a]`; did you mean `public_keys`?",
+            "namespaces/acme.toml:5:1: unknown key `exchange` in `[banks.b]`; it belongs at the top of the file, above the first `[section]`",
+        ],
+    );
+}
+
+#[test]
+fn values_of_a_wrong_type() {
+    check_main(
+        "[sftp]\nlisten = \"0.0.0.0:22\"\n",
+        &["coupond.toml:2:10: invalid type: string \"0.0.0.0:22\", expected a list"],
+    );
+    check_main("sftp = 3\n", &["coupond.toml:1:8: invalid type: integer `3`, expected a section"]);
+    check_main(
+        "[spool]\nsettle_secs = -1\n",
+        &["coupond.toml:2:15: invalid value: integer `-1`, expected a whole number, 0 or more"],
+    );
+    check_main(
+        "[limits]\nrow_bytes = true\n",
+        &["coupond.toml:2:13: invalid type: boolean `true`, expected a number of bytes or a size such as \"4GiB\""],
+    );
+}
+
+#[test]
+fn every_problem_at_once_with_its_place() {
+    check_main(
+        "[sftp]\nlisten = [\n  \"0.0.0.0:2222\",\n  \"localhost:22\",\n]\nhost_keys = [\"nowhere.key\"]\n[database]\nurl = \"mysql://x\"\n\
+         [mail]\nurl = \"smtp://a:b@c\"\n[limits]\nnesting = 99\nupload_bytes = \"4 gigs\"\n",
+        &[
+            "coupond.toml:4:3: \"localhost:22\" is not an address with a port; write it like \"0.0.0.0:2222\" or \"[::]:2222\"",
+            "coupond.toml:6:14: host key `nowhere.key` cannot be opened: No such file or directory (os error 2)",
+            "coupond.toml:8:7: `url` is not a PostgreSQL URL; write it like \"postgresql://coupond@db.example/coupond\", or leave it out for a private PostgreSQL",
+            "coupond.toml:10:7: `url` holds a password; put it into a file and name that in `password_file`",
+            "coupond.toml:9:2: `from` is missing; write it like \"coupond <alerts@example.com>\"",
+            "coupond.toml:13:16: \"4 gigs\" is not a size; write it like 4096, \"64KiB\" or \"4GiB\"",
+            "coupond.toml:12:11: `nesting` is 99; use 1 to 16",
+        ],
+    );
+}
+
+#[test]
+fn the_sections_of_coupond_toml() {
+    check_main(
+        "[sftp]\nlisten = []\n",
+        &["coupond.toml:2:10: `listen` is empty; give at least one address, such as \"0.0.0.0:2222\""],
+    );
+    check_main(
+        "[sftp]\nlisten = [\"[::]:1\", \"[::]:1\"]\n",
+        &["coupond.toml:2:21: \"[::]:1\" is listed twice; remove one"],
+    );
+    check_main(
+        "[sftp]\nlisten = [\"127.0.0.1:9187\"]\n",
+        &["coupond.toml: \"127.0.0.1:9187\" is also in `[sftp] listen`; choose another port"],
+    );
+    check_main(
+        "[mail]\nurl = \"http://mail\"\nfrom = \"x\"\n",
+        &[
+            "coupond.toml:2:7: `url` must begin with \"smtps://\" (TLS from the start) or \"smtp://\" (STARTTLS where offered)",
+            "coupond.toml:3:8: \"x\" is not a mail address; write it like \"marketing@example.com\"",
+        ],
+    );
+    let tree = Tree::new("[openpgp]\nsecret_keys = [\"namespaces\"]\n").with("namespaces/acme.toml", "");
+    assert_eq!(tree.problems(&[]), ["coupond.toml:2:16: secret key `namespaces` is a directory; name a file"]);
+    check_main("[spool]\npartial_keep_hours = 0\n", &["coupond.toml:2:22: `partial_keep_hours` is 0; use 1 to 8784"]);
+}
+
+#[test]
+fn users() {
+    check_namespace(
+        "[users.\"a b\"]\nrole = \"clint\"\npublic_keys = [\"ssh-dss AAAA\"]\nallow_from = [\"10.0.0.0/40\"]\n[users.c]\n",
+        &[
+            "namespaces/acme.toml:1:8: \"a b\" cannot be a user's name; use 1 to 64 of A-Z a-z 0-9 . _ @ -",
+            "namespaces/acme.toml:2:8: `role` cannot be \"clint\"; did you mean \"client\"?",
+            "namespaces/acme.toml:3:16: `ssh-dss` keys are too weak; ask for an Ed25519 key",
+            "namespaces/acme.toml:4:15: \"10.0.0.0/40\" is not a network; write it like \"192.0.2.0/24\" or \"2001:db8::/32\"",
+            "namespaces/acme.toml:5:8: `role` is missing; use \"client\", \"campaigns\" or \"all\"",
+            "namespaces/acme.toml:5:8: user `c` cannot log in; give `public_keys` or `password_hash`",
+        ],
+    );
+    for hash in ["secret", "$6$abc$def", "$argon2id$v=19$m=65536,t=1,p=1$c29tZXNhbHRzb21lc2FsdA"] {
+        let text = format!("[users.a]\nrole = \"all\"\npassword_hash = '{hash}'\n");
+        let found = Tree::new("").with("namespaces/acme.toml", &text).problems(&[]).join("\n");
+        assert!(found.starts_with("namespaces/acme.toml:3:17: `password_hash` "), "{found}");
+        assert!(!found.contains("secret"), "a password that stands in the hash's place must not be repeated: {found}");
+    }
+}
+
+#[test]
+fn user_names_are_unique_across_namespaces() {
+    let user = format!("[users.feed]\nrole = \"client\"\npublic_keys = [\"{KEY}\"]\n");
+    let tree = Tree::new("").with("namespaces/acme.toml", &user).with("namespaces/zeta.toml", &format!("\n{user}"));
+    let expected = format!(
+        "namespaces/zeta.toml:2:8: user `feed` exists already at {}; names are unique across namespaces",
+        "namespaces/acme.toml:1:8"
+    );
+    assert_eq!(tree.problems(&[]), [expected]);
+}
+
+#[test]
+fn banks_and_campaigns() {
+    check_namespace(
+        "[banks.walkin]\naudience = \"site\"\n",
+        &["namespaces/acme.toml:1:8: a site bank is never persistent; write `persistent = false`"],
+    );
+    check_namespace(
+        "[banks.walkin]\naudience = \"site\"\npersistent = true\n",
+        &["namespaces/acme.toml:3:14: a site bank is never persistent; write `persistent = false`"],
+    );
+    check_namespace(
+        "[banks.once]\npersistent = false\npersist_per = \"channel\"\n",
+        &[
+            "namespaces/acme.toml:3:15: `persist_per` means nothing in a bank with `persistent = false`; remove one of them",
+        ],
+    );
+    check_namespace(
+        "[banks.Spring]\nproof_code = \"A,B\"\noffer_type = \"percent\"\n",
+        &[
+            "namespaces/acme.toml:1:8: bank `Spring` is not a name: use a-z and 0-9 at both ends, `-` and `_` inside, under 40 characters",
+            "namespaces/acme.toml:3:14: `offer_type` cannot be \"percent\"; use \"free_shipping\" or \"percent_off\" or \"amount_off\" or \"bogo\" or \"other\"",
+            "namespaces/acme.toml:2:14: \"A,B\" cannot be a code; use 1 to 99 printable ASCII characters without blanks and without , ; | \"",
+        ],
+    );
+    check_namespace(
+        "[banks.spring]\n[banks.walkin]\naudience = \"site\"\npersistent = false\n[campaigns.a]\nbank = \"sprng\"\nschedule = \"0 2 * * *\"\n\
+         [campaigns.b]\nbank = \"walkin\"\nencrypt_to = \"no.asc\"\n[campaigns.c]\n[campaigns.d]\nbank = \"spring\"\nwhen_short = \"fallback\"\n",
+        &[
+            "namespaces/acme.toml:7:12: schedule \"0 2 * * *\" has five fields; put the seconds first: \"0 0 2 * * *\"",
+            "namespaces/acme.toml:6:8: no bank `sprng` in this namespace; did you mean `spring`?",
+            "namespaces/acme.toml:10:14: certificate `namespaces/no.asc` cannot be opened: No such file or directory (os error 2)",
+            "namespaces/acme.toml:9:8: bank `walkin` is for the site and takes no batch; name a bank with `audience = \"communicate\"`",
+            "namespaces/acme.toml:11:12: `bank` is missing; name the bank that its codes come from",
+            "namespaces/acme.toml:14:14: `when_short = \"fallback\"` needs a code to fall back on; set `fallback_code` in `[banks.spring]`",
+        ],
+    );
+}
+
+#[test]
+fn the_rest_of_a_namespace() {
+    check_namespace(
+        "timezone = \"America/NewYork\"\nnotify = [\"a@b.example\", \"nobody\"]\nnew_banks = \"make\"\n[openpgp]\nrequire = \"signed\"\n\
+         [redemptions]\nexpected_by = \"6\"\nmax_age = \"36\"\n",
+        &[
+            "namespaces/acme.toml:1:12: \"America/NewYork\" is not a time zone; did you mean \"America/New_York\"?",
+            "namespaces/acme.toml:2:26: \"nobody\" is not a mail address; write it like \"marketing@example.com\"",
+            "namespaces/acme.toml:3:13: `new_banks` cannot be \"make\"; use \"reject\" or \"create\"",
+            "namespaces/acme.toml:5:11: `require = \"signed\"` without `signers` would refuse every file; list the certificates that may sign",
+            "namespaces/acme.toml:7:15: \"6\" is not a time of day; write it like \"06:00\"",
+            "namespaces/acme.toml:8:11: \"36\" is not a duration; write it like \"36h\", \"90m\" or \"2d\"",
+        ],
+    );
+    check_namespace(
+        "[redemptions]\nwhen_stale = \"wait\"\n",
+        &[
+            "namespaces/acme.toml:2:14: `when_stale` means nothing without `max_age`; say from which age on, such as `max_age = \"36h\"`",
+        ],
+    );
+    assert_eq!(
+        Tree::new("").with("namespaces/Acme.toml", "").problems(&[]),
+        [
+            "namespaces/Acme.toml: the file's stem `Acme` is not a name: use a-z and 0-9 at both ends, `-` and `_` inside, under 40 characters"
+        ]
+    );
+}
+
+#[test]
+fn the_environment_lies_over_the_file() {
+    let tree = Tree::new("state_dir = \"/a\"\n[sftp]\nlisten = [\"127.0.0.1:1\"]\n[limits]\nsessions = 7\n");
+    let settings = tree
+        .load(&[
+            ("COUPOND_STATE_DIR", "/b"),
+            ("COUPOND_SFTP__LISTEN", "127.0.0.1:2, [::1]:3"),
+            ("COUPOND_LIMITS__UPLOAD_BYTES", "2GiB"),
+            ("COUPOND_LIMITS__ROW_BYTES", "4096"),
+            ("COUPOND_SPOOL__SETTLE_SECS", "0"),
+            ("COUPOND_DATABASE__URL", ""),
+            ("COUPOND_LOG", "debug"),
+            ("COUPOND_UNRELATED__KEY", "x"),
+            ("SFTP__LISTEN", "x"),
+        ])
+        .unwrap();
+    assert_eq!(settings.state_dir.to_str(), Some("/b"));
+    assert_eq!(settings.sftp.listen, ["127.0.0.1:2".parse().unwrap(), "[::1]:3".parse().unwrap()]);
+    assert_eq!(
+        (settings.limits.upload_bytes, settings.limits.row_bytes, settings.limits.sessions),
+        (2 << 30, 4_096, 7)
+    );
+    assert_eq!(settings.spool.settle, Duration::ZERO);
+    assert_eq!(settings.database, DatabaseSettings::Private);
+}
+
+#[test]
+fn a_bad_variable_is_named() {
+    check_variable(
+        "COUPOND_SFTP__LISTEN",
+        "0.0.0.0",
+        &[
+            "environment variable `COUPOND_SFTP__LISTEN`: \"0.0.0.0\" is not an address with a port; write it like \"0.0.0.0:2222\" or \"[::]:2222\"",
+        ],
+    );
+    check_variable(
+        "COUPOND_SFTP__LISEN",
+        "x",
+        &["environment variable `COUPOND_SFTP__LISEN`: unknown key `lisen` in `[sftp]`; did you mean `listen`?"],
+    );
+    check_variable(
+        "COUPOND_STFP__LISTEN",
+        "x",
+        &["environment variable `COUPOND_STFP__LISTEN`: unknown key `stfp`; did you mean `sftp`?"],
+    );
+    check_variable(
+        "COUPOND_LIMITS__SESSIONS",
+        "many",
+        &[
+            "environment variable `COUPOND_LIMITS__SESSIONS`: does not fit `limits.sessions`: invalid type: string \"many\", expected an integer",
+        ],
+    );
+    check_variable(
+        "COUPOND_LIMITS__SESSIONS",
+        "0",
+        &["environment variable `COUPOND_LIMITS__SESSIONS`: `sessions` is 0; use 1 to 100000"],
+    );
+}
+
+#[test]
+fn a_reload_says_what_needs_a_restart() {
+    let old = Tree::new("").load(&[]).unwrap();
+    let new =
+        Tree::new("[sftp]\nlisten = [\"127.0.0.1:1\"]\n[http]\nlisten = \"127.0.0.1:2\"\n[spool]\nsettle_secs = 1\n")
+            .load(&[("COUPOND_STATE_DIR", "/elsewhere"), ("COUPOND_DATABASE__URL", "postgres://h/d")])
+            .unwrap();
+    assert!(config::needs_restart(&old, &old).is_empty());
+    assert_eq!(config::needs_restart(&old, &new), ["state_dir", "sftp.listen", "database.url", "http.listen"]);
+    let live = LiveSettings::new(old);
+    let snapshot = live.current();
+    live.replace(new);
+    assert_eq!(snapshot.spool.settle, Duration::from_secs(10));
+    assert_eq!(live.current().spool.settle, Duration::from_secs(1));
+}
