@@ -1,0 +1,4 @@
+//! What the tests stand on. Everything it starts ends with the test process, and everything it writes is removed.
+
+pub mod postgres;
+pub mod workshop;

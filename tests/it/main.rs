@@ -1,0 +1,12 @@
+//! Everything that needs real parts: PostgreSQL, SFTP clients, GnuPG, the daemon itself. One binary.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on ends"
+)]
+
+mod harness;
+mod inbound;
