@@ -11,7 +11,9 @@
 pub mod bank;
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod inbound;
+pub mod lifecycle;
 pub mod openpgp;
 pub mod outbound;
 pub mod plaintext;
@@ -19,3 +21,4 @@ pub mod reason;
 pub mod sftp;
 pub mod spool;
 pub mod store;
+pub mod telemetry;

@@ -3,6 +3,7 @@
 //! Calls block; from async code they go through `tokio::task::spawn_blocking`. Every statement names `namespace_id`, so
 //! that the store runs unchanged on Citus; counts come from `RETURNING`, never from the affected-row number.
 
+mod health;
 mod namespaces;
 mod pool;
 pub mod private;
