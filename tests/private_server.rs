@@ -1,5 +1,7 @@
 //! The private PostgreSQL against the real one: start, restart, every kind of sudden death, who may use it.
 
+#![expect(clippy::unwrap_used, reason = "a test says by panicking what went wrong")]
+
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
@@ -100,6 +102,7 @@ fn kill(pid: i32) {
 
 /// Not a test by itself: the process that `Owner::spawn` starts from this same binary and kills.
 #[test]
+#[expect(clippy::print_stdout, reason = "the first process reads it from a pipe")]
 fn owner_process() {
     let Some(state_dir) = std::env::var_os(OWNED) else { return };
     let server = PrivateServer::start_with(Path::new(&state_dir), &quick()).unwrap();
@@ -366,4 +369,17 @@ fn root_opens_the_state_directory_and_nothing_in_it() {
     let words = scratch.refused();
     let expected = format!("it may not pass through `{}` (mode 0700); run `chmod o+x`", closed.display());
     assert!(words.contains(&expected), "{words}");
+}
+
+#[test]
+fn readiness_follows_the_schema_and_the_server() {
+    let scratch = Scratch::new();
+    let server = scratch.start();
+    let store = Store::connect(server.url(), 1).unwrap();
+    let check = coupond::http::store_check(store.clone());
+    assert_eq!(check(), Err("the schema is not up to date: run `coupond migrate`".into()));
+    store.migrate().unwrap();
+    assert_eq!(check(), Ok(()));
+    server.stop();
+    assert!(check().unwrap_err().starts_with("failed to "));
 }

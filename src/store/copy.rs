@@ -1,7 +1,6 @@
 //! COPY into a temporary table: the text form, and errors for callers that know nothing of diesel.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::io::Write;
 
 use super::StoreError;
@@ -19,46 +18,52 @@ pub(super) fn escape(value: &[u8], buffer: &mut Vec<u8>) {
     }
 }
 
-/// A COPY ended early: the statement failed, or whoever wrote the rows stopped.
-#[derive(Debug)]
-pub(super) enum CopyFailed<E> {
-    Statement(diesel::result::Error),
-    Rows(E),
+/// Whoever writes the rows of a COPY, and why it stopped.
+///
+/// diesel 2.3.14 gives back the server's "COPY from stdin failed" in place of the writer's own error, so that one is kept
+/// here. And it types the sink as a function that may be called again; it calls it once.
+pub(super) struct Rows<W, E> {
+    write: RefCell<Option<W>>,
+    stopped: RefCell<Option<E>>,
 }
 
-impl<E: From<StoreError>> CopyFailed<E> {
-    /// The error as the caller of the store knows it.
-    pub(super) fn into_caller(self) -> E {
-        match self {
-            Self::Statement(error) => StoreError::from(error).into(),
-            Self::Rows(error) => error,
+impl<W, E> Rows<W, E>
+where
+    W: FnOnce(&mut dyn Write) -> Result<(), E>,
+    E: From<StoreError>,
+{
+    pub(super) fn new(write: W) -> Self {
+        Self { write: RefCell::new(Some(write)), stopped: RefCell::new(None) }
+    }
+
+    /// Hands the sink to the writer.
+    pub(super) fn feed(&self, sink: &mut dyn Write) -> Result<(), CopyError> {
+        match self.write.take().map(|write| write(sink)) {
+            Some(Err(error)) => {
+                self.stopped.replace(Some(error));
+                Err(CopyError::Stopped)
+            }
+            Some(Ok(())) | None => Ok(()),
+        }
+    }
+
+    /// How the COPY ended.
+    pub(super) fn end(self, executed: Result<usize, CopyError>) -> Result<(), E> {
+        match (self.stopped.into_inner(), executed) {
+            (Some(error), _) => Err(error),
+            (None, Err(CopyError::Statement(error))) => Err(StoreError::from(error).into()),
+            (None, _) => Ok(()),
         }
     }
 }
 
-impl<E> From<diesel::result::Error> for CopyFailed<E> {
-    fn from(error: diesel::result::Error) -> Self {
-        Self::Statement(error)
-    }
-}
-
-impl<E: fmt::Debug> fmt::Display for CopyFailed<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("copy rows into the store")
-    }
-}
-
-impl<E: fmt::Debug> std::error::Error for CopyFailed<E> {}
-
-/// diesel types the sink as a function that may be called again; it calls it once.
-pub(super) fn once<E>(
-    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
-) -> impl Fn(&mut dyn Write) -> Result<(), CopyFailed<E>> {
-    let write = RefCell::new(Some(write));
-    move |sink| match write.take() {
-        Some(write) => write(sink).map_err(CopyFailed::Rows),
-        None => Ok(()),
-    }
+/// A COPY ended early: the statement failed, or the writer stopped.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CopyError {
+    #[error("copy rows into the store")]
+    Statement(#[from] diesel::result::Error),
+    #[error("the rows ended early")]
+    Stopped,
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use diesel::pg::CopyFormat;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, Text, Timestamptz};
 
-use super::copy::{CopyFailed, escape, once};
+use super::copy::{Rows, escape};
 use super::{StoreError, Transaction};
 
 mod staging {
@@ -93,7 +93,7 @@ pub struct DuplicateCoupon {
 /// What `write` says, or the statement's error.
 pub fn stage<E>(connection: &mut Transaction, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E>
 where
-    E: From<StoreError> + std::fmt::Debug,
+    E: From<StoreError>,
 {
     use diesel::connection::SimpleConnection as _;
     connection
@@ -102,11 +102,12 @@ where
          code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
         )
         .map_err(StoreError::from)?;
-    diesel::copy_from(staging::staged_coupon::table)
-        .from_raw_data(staging::staged_coupon::table, once(write))
+    let rows = Rows::new(write);
+    let copied = diesel::copy_from(staging::staged_coupon::table)
+        .from_raw_data(staging::staged_coupon::table, |sink: &mut dyn Write| rows.feed(sink))
         .with_format(CopyFormat::Text)
-        .execute(connection)
-        .map_err(CopyFailed::into_caller)?;
+        .execute(connection);
+    rows.end(copied)?;
     connection.batch_execute("ANALYZE staged_coupon").map_err(StoreError::from)?;
     Ok(())
 }

@@ -7,6 +7,7 @@ pub mod banks;
 mod copy;
 pub mod coupons;
 pub mod drops;
+mod health;
 mod namespaces;
 mod pool;
 pub mod private;

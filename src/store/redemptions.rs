@@ -12,7 +12,7 @@ use diesel::pg::CopyFormat;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Text, Timestamptz};
 
-use super::copy::{CopyFailed, escape, once};
+use super::copy::{Rows, escape};
 use super::{StoreError, Transaction};
 
 mod staging {
@@ -42,16 +42,17 @@ pub fn write_row(line: i64, code: &str, buffer: &mut Vec<u8>) -> std::io::Result
 /// What `write` says, or the statement's error.
 pub fn stage<E>(connection: &mut Transaction, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E>
 where
-    E: From<StoreError> + std::fmt::Debug,
+    E: From<StoreError>,
 {
     connection.batch_execute(
         "CREATE TEMPORARY TABLE staged_redemption (line bigint NOT NULL, code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
     ).map_err(StoreError::from)?;
-    diesel::copy_from(staging::staged_redemption::table)
-        .from_raw_data(staging::staged_redemption::table, once(write))
+    let rows = Rows::new(write);
+    let copied = diesel::copy_from(staging::staged_redemption::table)
+        .from_raw_data(staging::staged_redemption::table, |sink: &mut dyn Write| rows.feed(sink))
         .with_format(CopyFormat::Text)
-        .execute(connection)
-        .map_err(CopyFailed::into_caller)?;
+        .execute(connection);
+    rows.end(copied)?;
     connection.batch_execute("ANALYZE staged_redemption").map_err(StoreError::from)?;
     Ok(())
 }

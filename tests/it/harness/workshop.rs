@@ -21,6 +21,7 @@ use super::postgres::Database;
 /// One namespace `acme` with what it needs.
 pub struct Workshop {
     /// Its state directory.
+    #[expect(dead_code, reason = "held so that it is removed at the end")]
     pub directory: TempDir,
     /// Its database.
     pub database: Database,
