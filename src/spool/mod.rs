@@ -5,6 +5,8 @@
 
 mod layout;
 mod place;
+mod reception;
 
 pub use layout::Layout;
 pub use place::{Kind, Place};
+pub use reception::{Closed, Intent, Receiving, Reception, ReceptionError, Sender, Wake, WriteError, is_temporary};

@@ -5,9 +5,11 @@
 
 mod namespaces;
 mod pool;
+mod receiving;
 pub mod schema;
 
 pub use pool::{Connection, Store, StoreError};
+pub use receiving::{Completed, Renamed, Sent, Spot, Stage};
 
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
