@@ -1,1 +1,5 @@
-//! To be filled.
+//! The SFTP endpoint.
+mod packet;
+mod path;
+mod permissions;
+mod tree;

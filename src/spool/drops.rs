@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{Layout, Place};
+use super::{Layout, Place, is_temporary};
 
 /// A local file that is ready to be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,29 +104,12 @@ struct Moment {
     settle: Duration,
 }
 
-/// Whether a name says that its file is not complete yet.
-#[must_use]
-pub fn is_temporary(name: &str) -> bool {
-    const ENDINGS: [&str; 5] = [".filepart", ".part", ".partial", ".tmp", ".upload"];
-    name.starts_with('.') || ENDINGS.iter().any(|ending| name.ends_with(ending))
-}
-
 #[cfg(test)]
 mod tests {
     use chrono::TimeDelta;
 
     use super::*;
     use crate::config::Name;
-
-    #[test]
-    fn temporary_names() {
-        for name in ["a.csv.filepart", "a.part", "a.csv.partial", "a.tmp", "a.upload", ".in.a.csv", ".a.csv"] {
-            assert!(is_temporary(name), "{name}");
-        }
-        for name in ["a.csv", "part", "a.partial.csv", "upload.csv"] {
-            assert!(!is_temporary(name), "{name}");
-        }
-    }
 
     #[test]
     fn a_file_is_ready_once_it_is_still() {

@@ -9,9 +9,11 @@ mod file_name;
 mod layout;
 mod place;
 mod prepared;
+mod reception;
 pub mod tree;
 
 pub use file_name::{FileName, parse_date};
 pub use layout::Layout;
 pub use place::{Kind, Place};
 pub use prepared::{PreparedReport, RejectsWriter};
+pub use reception::{Closed, Intent, Receiving, Reception, ReceptionError, Sender, Wake, WriteError, is_temporary};

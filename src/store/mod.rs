@@ -11,11 +11,13 @@ mod health;
 mod namespaces;
 mod pool;
 pub mod private;
+mod receiving;
 pub mod redemptions;
 pub mod schema;
 pub mod uploads;
 
 pub use pool::{Store, StoreError, Transaction};
+pub use receiving::{Completed, Renamed, Sent, Spot, Stage};
 
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
