@@ -339,6 +339,12 @@ fn damage_has_one_answer() {
             flipped[at] ^= 0x10;
             answers.push(daemon.refuses(&flipped, Require::None, Reason::OpenpgpDamaged));
         }
+        // Before it other answers are possible, but never the file.
+        for at in 0..100 {
+            let mut flipped = message.clone();
+            flipped[at] ^= 0x10;
+            assert!(matches!(daemon.open(&flipped, Require::Encrypted), Err(OpenError::Refused { .. })), "{at}");
+        }
         for behind in [&b"x"[..], b"\n", b"\0", &message] {
             let longer = [&message[..], behind].concat();
             answers.push(daemon.refuses(&longer, Require::None, Reason::OpenpgpDamaged));
@@ -394,9 +400,11 @@ fn messages_for_others() {
 fn weak_or_foreign_forms() {
     let daemon = Daemon::new();
     let gpg = daemon.partner();
-    let weak = gpg.run(&with(&["--cipher-algo", "CAST5"]), b"A1\n");
-    let text = daemon.refuses(&weak, Require::None, Reason::OpenpgpUnsupported);
-    assert!(text.contains("use AES"), "{text}");
+    for cipher in ["CAST5", "3DES", "TWOFISH"] {
+        let weak = gpg.run(&with(&["--cipher-algo", cipher]), b"A1\n");
+        let text = daemon.refuses(&weak, Require::None, Reason::OpenpgpUnsupported);
+        assert!(text.contains("use AES"), "{text}");
+    }
     // No integrity protection: the outer packet is tag 9. Version 2.2 can no longer write it for such a key, so its
     // header is put in front of the body by hand.
     let message = gpg.run(&with(&["-z", "0"]), &rows(100));

@@ -224,8 +224,7 @@ impl Judge {
         if recipients.iter().any(ours) {
             return damaged();
         }
-        let mut names: Vec<String> =
-            recipients.iter().take(10).map(|recipient| format!("{:X}", recipient.clone())).collect();
+        let mut names: Vec<String> = recipients.iter().take(10).map(|recipient| format!("{recipient:X}")).collect();
         match recipients.len() {
             0 => names.push("hidden".to_owned()),
             n if n > 10 => names.push(format!("{} more", n - 10)),
