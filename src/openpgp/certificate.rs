@@ -12,7 +12,7 @@ use sequoia_openpgp::packet::key::PublicParts;
 use sequoia_openpgp::parse::Parse;
 use sequoia_openpgp::types::RevocationStatus;
 
-use super::{POLICY, read_key_file, system_time};
+use super::{CLOCK_SKEW, POLICY, read_key_file, system_time};
 
 /// A public key with its names and subkeys.
 #[derive(Clone, Debug)]
@@ -120,7 +120,9 @@ impl Certificate {
 
     /// The certificate as it stands at `now`, if it is alive; otherwise why not.
     fn valid(&self, now: DateTime<Utc>) -> Result<ValidCert<'_>, String> {
-        let valid = self.0.with_policy(&POLICY, system_time(now)).map_err(|error| {
+        let at = |at: DateTime<Utc>| self.0.with_policy(&POLICY, system_time(at));
+        // A certificate made or renewed this minute, by a clock ahead of ours, must not fail.
+        let valid = at(now).or_else(|error| at(now + CLOCK_SKEW).map_err(|_| error)).map_err(|error| {
             format!("it does not hold by today's rules ({error:#}); ask its owner for a current one, or to renew it")
         })?;
         if matches!(valid.revocation_status(), RevocationStatus::Revoked(_)) {

@@ -7,8 +7,8 @@
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use chrono::{DateTime, TimeDelta, Utc};
-use sequoia_openpgp::armor;
+use chrono::{DateTime, Utc};
+use sequoia_openpgp::armor::{Kind, Reader, ReaderMode};
 use sequoia_openpgp::cert::Cert;
 use sequoia_openpgp::crypto::SessionKey;
 use sequoia_openpgp::packet::{PKESK, Packet, SKESK};
@@ -21,16 +21,15 @@ use sequoia_openpgp::policy::Policy;
 use sequoia_openpgp::types::SymmetricAlgorithm;
 use sequoia_openpgp::{Fingerprint, KeyHandle};
 
+use super::armor::ArmoredSource;
 use super::framing::Framing;
-use super::{Certificate, Keyring, POLICY, Purpose, system_time};
+use super::{CLOCK_SKEW, Certificate, Keyring, POLICY, Purpose, system_time};
 use crate::reason::{Finding, Reason};
 
 /// What the library holds back until it has verified the end. Never read a larger slice than this.
 const BUFFER_BYTES: usize = 256 * 1024;
 /// How many private key operations one message may cost where it does not say for whom it is.
 const TRIES: usize = 32;
-/// How far clients' clocks may be ahead of ours.
-const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(30);
 
 /// What a message must be.
 #[derive(Clone, Debug)]
@@ -56,6 +55,8 @@ pub struct Refusal(pub Finding);
 pub struct Message {
     decryptor: Decryptor<'static, Judge>,
     verdict: Verdict,
+    /// Looked at once more at the end.
+    armored: Option<ArmoredSource>,
     ended: bool,
 }
 
@@ -127,17 +128,17 @@ impl Message {
         let verdict = Verdict::default();
         let reference = system_time(terms.now + CLOCK_SKEW);
         let judge = Judge { terms, verdict: verdict.clone(), containers: 0 };
-        let binary: Box<dyn Read + Send + Sync> = match armored {
-            true => {
-                let mode = armor::ReaderMode::Tolerant(Some(armor::Kind::Message));
-                Box::new(Framing::new(armor::Reader::from_reader(source, mode), verdict.clone()))
-            }
-            false => Box::new(Framing::new(source, verdict.clone())),
+        let (binary, armored): (Box<dyn Read + Send + Sync>, _) = if armored {
+            let armored = ArmoredSource::new(source);
+            let dearmored = Reader::from_reader(armored.clone(), ReaderMode::Tolerant(Some(Kind::Message)));
+            (Box::new(Framing::new(dearmored, verdict.clone())), Some(armored))
+        } else {
+            (Box::new(Framing::new(source, verdict.clone())), None)
         };
         let decryptor = DecryptorBuilder::from_reader(binary)
             .and_then(|builder| builder.buffer_size(BUFFER_BYTES).with_policy(&POLICY, reference, judge))
             .map_err(|_same_answer| verdict.fault().unwrap_or_else(damaged))?;
-        Ok(Self { decryptor, verdict, ended: false })
+        Ok(Self { decryptor, verdict, armored, ended: false })
     }
 
     /// What becomes known about the message.
@@ -166,7 +167,11 @@ impl Message {
             (Err(_same_answer), None) => Err(Refusal(damaged())),
             (Ok(0), None) if !slice.is_empty() => {
                 self.ended = true;
-                Ok(0)
+                match self.armored.as_mut().map(ArmoredSource::is_alone) {
+                    None | Some(Ok(true)) => Ok(0),
+                    Some(Ok(false)) => Err(Refusal(unsupported("another one follows it; send one message a file"))),
+                    Some(Err(_same_answer)) => Err(Refusal(damaged())),
+                }
             }
             (Ok(read), None) => Ok(read),
         }
@@ -219,8 +224,7 @@ impl Judge {
         if recipients.iter().any(ours) {
             return damaged();
         }
-        let mut names: Vec<String> =
-            recipients.iter().take(10).map(|recipient| format!("{:X}", recipient.clone())).collect();
+        let mut names: Vec<String> = recipients.iter().take(10).map(|recipient| format!("{recipient:X}")).collect();
         match recipients.len() {
             0 => names.push("hidden".to_owned()),
             n if n > 10 => names.push(format!("{} more", n - 10)),

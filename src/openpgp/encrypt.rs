@@ -105,3 +105,69 @@ impl fmt::Debug for EncryptingWriter<'_> {
 fn plain(error: sequoia_openpgp::anyhow::Error) -> io::Error {
     error.downcast::<io::Error>().unwrap_or_else(io::Error::other)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use sequoia_openpgp::Profile;
+    use sequoia_openpgp::cert::CertBuilder;
+    use sequoia_openpgp::serialize::SerializeInto;
+    use sequoia_openpgp::types::Features;
+
+    use super::*;
+    use crate::openpgp::{Message, MessageTerms};
+
+    /// Encrypts and signs to a key of this kind, then reads it with that key.
+    fn check(profile: Profile, features: Features) {
+        let directory = tempfile::tempdir().unwrap();
+        let now = crate::clock::Clock::system().now();
+        let builder = CertBuilder::general_purpose(["mailer"]).set_profile(profile).unwrap();
+        let (cert, _) = builder.set_features(features).unwrap().generate().unwrap();
+        let path = directory.path().join("mailer.key");
+        fs::write(&path, cert.as_tsk().to_vec().unwrap()).unwrap();
+        let certificates = Certificate::load(&path).unwrap();
+        let keyring = Arc::new(Keyring::load_or_create(&[path], directory.path(), now).unwrap());
+
+        let rows = b"customer_id,code\n".repeat(50_000);
+        let mut message = Vec::new();
+        let mut writer = EncryptingWriter::new(&mut message, &certificates, Some(&keyring), now).unwrap();
+        writer.write_all(&rows).unwrap();
+        writer.finish().unwrap();
+
+        let read = |message: Vec<u8>| {
+            let terms = MessageTerms {
+                keyring: Arc::clone(&keyring),
+                signers: certificates.clone().into(),
+                signature_required: true,
+                now,
+                layers_left: 0,
+            };
+            let mut message = Message::open(io::Cursor::new(message), false, terms).ok()?;
+            let mut plaintext = Vec::new();
+            let mut buffer = vec![0; 300_000];
+            loop {
+                match message.read(&mut buffer).ok()? {
+                    0 => return Some((plaintext, message.verdict().signed_by())),
+                    n => plaintext.extend_from_slice(&buffer[..n]),
+                }
+            }
+        };
+        let by = Some(certificates[0].fingerprint());
+        assert!(read(message.clone()) == Some((rows, by)));
+        for at in [message.len() / 2, message.len() - 1] {
+            let mut flipped = message.clone();
+            flipped[at] ^= 1;
+            assert!(read(flipped).is_none());
+            assert!(read(message[..at].to_vec()).is_none());
+        }
+    }
+
+    #[test]
+    fn every_kind_of_key_and_integrity_protection() {
+        check(Profile::RFC4880, Features::empty().set_seipdv1());
+        check(Profile::RFC4880, Features::empty().set_seipdv1().set_seipdv2());
+        check(Profile::RFC9580, Features::empty().set_seipdv1().set_seipdv2());
+    }
+}

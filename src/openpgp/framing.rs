@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(bytes: &[u8], expected: Result<(), Finding>) {
+    fn check(bytes: &[u8], expected: Option<&Finding>) {
         for size in 1..=bytes.len() {
             let mut framing = Framing::new(bytes, Verdict::default());
             let mut buffer = vec![0; size];
@@ -187,21 +187,22 @@ mod tests {
                     Err(_) => break Err(framing.verdict.fault().unwrap()),
                 }
             };
-            assert_eq!(found, expected, "in pieces of {size}");
+            assert_eq!(found.as_ref().err(), expected, "in pieces of {size}");
         }
     }
 
     #[test]
     fn outer_packets() {
-        check(b"\xc1\x02ab\xd2\x03\x01cd", Ok(()));
-        check(b"\x84\x02ab\xd2\xe1ab\xe0c\x01d", Ok(()));
-        check(b"\x85\0\x02ab\xd2\xff\0\0\0\x01c", Ok(()));
-        check(b"\xc1\x02ab\xcb\x01a", Err(unsupported("it is not encrypted; encrypt it to this daemon's certificate")));
-        check(b"\xc1\x02ab\xd2\x03\x01c", Err(damaged()));
-        check(b"\xc1\x02ab\xd2\x03\x01cdX", Err(damaged()));
-        check(b"\xc1\x02ab\xd2\x03\x01cd\xd2\x01x", Err(damaged()));
-        check(b"\xc1\x02ab", Err(damaged()));
-        check(b"\xc1\x02ab\xd2\xe1ab", Err(damaged()));
-        check(b"\xc1", Err(damaged()));
+        let unencrypted = unsupported("it is not encrypted; encrypt it to this daemon's certificate");
+        check(b"\xc1\x02ab\xd2\x03\x01cd", None);
+        check(b"\x84\x02ab\xd2\xe1ab\xe0c\x01d", None);
+        check(b"\x85\0\x02ab\xd2\xff\0\0\0\x01c", None);
+        check(b"\xc1\x02ab\xcb\x01a", Some(&unencrypted));
+        check(b"\xc1\x02ab\xd2\x03\x01c", Some(&damaged()));
+        check(b"\xc1\x02ab\xd2\x03\x01cdX", Some(&damaged()));
+        check(b"\xc1\x02ab\xd2\x03\x01cd\xd2\x01x", Some(&damaged()));
+        check(b"\xc1\x02ab", Some(&damaged()));
+        check(b"\xc1\x02ab\xd2\xe1ab", Some(&damaged()));
+        check(b"\xc1", Some(&damaged()));
     }
 }

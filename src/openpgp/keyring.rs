@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -121,6 +121,11 @@ impl Keyring {
             .map_err(|_| KeyringError::NotASecretKey { path: path.to_owned() })?;
         if certs.is_empty() || !certs.iter().all(Cert::is_tsk) {
             return Err(KeyringError::NotASecretKey { path: path.to_owned() });
+        }
+        let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o077 != 0) {
+            let path = path.display();
+            self.warnings.push(format!("the secret key file `{path}` is open to others; `chmod 600` it"));
         }
         for cert in certs {
             self.add_cert(cert, path)?;
@@ -250,5 +255,39 @@ fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match directory.parent() {
         Some(above) => File::open(above)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sequoia_openpgp::cert::Preferences;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(features: Features, expected: bool) {
+        let builder = CertBuilder::general_purpose(["shop"]).set_profile(Profile::RFC4880).unwrap();
+        let (cert, _) = builder.set_features(features).unwrap().generate().unwrap();
+        assert_eq!(advertises_tag_20(&cert), expected);
+    }
+
+    #[test]
+    fn keys_that_invite_a_form_only_gnupg_reads() {
+        check(Features::empty().set_seipdv1(), false);
+        check(Features::empty().set_seipdv1().set_seipdv2(), false);
+        check(Features::empty().set_seipdv1().set(1), true);
+    }
+
+    #[test]
+    fn a_key_made_here_never_expires_and_invites_only_what_all_read() {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let cert = CertParser::from_bytes(&generate(now).unwrap()).unwrap().next().unwrap().unwrap();
+        let valid = cert.with_policy(&POLICY, system_time(now)).unwrap();
+        assert_eq!(valid.primary_key().key_expiration_time(), None);
+        assert!(valid.keys().all(|key| key.key_expiration_time().is_none() && key.key().version() == 4));
+        let features = valid.features().unwrap();
+        assert!(features.supports_seipdv1() && !features.supports_seipdv2() && !features.get(1));
+        assert_eq!(valid.keys().for_signing().count(), 1);
+        assert_eq!(valid.keys().for_transport_encryption().count(), 1);
     }
 }

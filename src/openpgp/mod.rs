@@ -5,6 +5,7 @@
 //! it is written to. Nothing is kept in the store. A message that fails says one thing whatever failed inside it: the
 //! library's own texts depend on the position of the damage, and an answer that differs helps whoever made it.
 
+mod armor;
 mod certificate;
 mod decrypt;
 mod encrypt;
@@ -18,11 +19,14 @@ pub use keyring::{Keyring, KeyringError};
 
 use std::time::SystemTime;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sequoia_openpgp::policy::StandardPolicy;
 
 /// What is considered secure: the library's judgement, dated by the library.
 static POLICY: StandardPolicy<'static> = StandardPolicy::new();
+
+/// How far other parties' clocks may be ahead of ours.
+const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(30);
 
 /// Largest key or certificate file that is read.
 const KEY_FILE_BYTES: u64 = 4 << 20;

@@ -1,4 +1,4 @@
-//! From a file as received to verified rows: layers are opened ([`open()`]), bytes become records ([`records`]).
+//! From a file as received to verified rows: layers are opened ([`open()`]), bytes become records ([`RecordReader`]).
 //!
 //! Plaintext flows in chunks through bounded buffers and never rests on disk. A source says that it has ended only after
 //! the whole message verified, so whoever applies rows does it after the last `Ok(None)` and drops them on any error.
