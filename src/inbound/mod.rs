@@ -86,18 +86,18 @@ impl Work<'_> {
 }
 
 impl Inbound {
-    /// Processes whatever waits in any namespace, one upload after the other, and publishes what a crash left
-    /// unpublished. Returns when the next one is due, if that is known.
+    /// Processes whatever waits in any namespace, one upload after the other until `stopping`, and publishes what a crash
+    /// left unpublished. Returns when the next one is due, if that is known.
     ///
     /// # Errors
     /// When the store cannot be asked; nothing is lost, ask again.
-    pub fn process_waiting(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+    pub fn process_waiting(&self, stopping: &dyn Fn() -> bool) -> Result<Option<DateTime<Utc>>, StoreError> {
         let settings = self.live.current();
         let mut next: Option<DateTime<Utc>> = None;
         for namespace in settings.namespaces.values() {
             let namespace_id = self.store.namespace_id(&namespace.name)?;
             self.publish_unpublished(&settings, &namespace.name)?;
-            loop {
+            while !stopping() {
                 let now = self.clock.now();
                 let lease = TimeDelta::from_std(settings.limits.lease).unwrap_or(TimeDelta::MAX);
                 let Some(claimed) = self.store.claim_upload(namespace_id, now, now + lease)? else { break };

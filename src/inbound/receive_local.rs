@@ -61,10 +61,17 @@ fn take(
         bytes: i64::try_from(drop.bytes).map_err(io::Error::other)?,
     };
     let id = store.begin_drop(namespace_id, &new, now)?;
-    std::fs::File::open(&drop.path)?.sync_all()?;
-    durable::move_file(&drop.path, &layout.incoming_file(id))?;
+    let moved = durable::sync_file(&drop.path)? && durable::move_file(&drop.path, &layout.incoming_file(id))?;
+    if !moved {
+        // Whoever dropped it took it away again, or another daemon was faster.
+        return Ok(store.forget_drop(namespace_id, id)?);
+    }
     let today = now.with_timezone(&namespace.timezone).date_naive();
-    store.complete_drop(namespace_id, id, now, today)?;
+    if !store.complete_drop(namespace_id, id, now, today)? {
+        // Another daemon started meanwhile and took the row for one that a crash left.
+        durable::move_file(&layout.incoming_file(id), &drop.path)?;
+        return Ok(());
+    }
     tracing::info!(upload.id = id, namespace = %namespace.name, upload.kind = new.kind, size_bytes = new.bytes, "Took a local file");
     Ok(())
 }

@@ -13,6 +13,18 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Makes the content of a file durable. `false`: it is not there.
+///
+/// # Errors
+/// Whatever the file system says, except that the file is not there.
+pub fn sync_file(path: &Path) -> io::Result<bool> {
+    match File::open(path) {
+        Ok(file) => file.sync_all().map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes `directory` and what leads to it, for the daemon and its group.
 ///
 /// # Errors

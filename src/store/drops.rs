@@ -48,7 +48,7 @@ impl Store {
             .get_result(&mut connection)?)
     }
 
-    /// receiving -> received: the file is in the spool.
+    /// receiving -> received: the file is in the spool. `false`: the row is not ours any more.
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
@@ -58,9 +58,9 @@ impl Store {
         id: i64,
         now: DateTime<Utc>,
         business_date: NaiveDate,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let mut connection = self.connection()?;
-        diesel::update(upload::table)
+        let completed: Option<i64> = diesel::update(upload::table)
             .filter(upload::namespace_id.eq(namespace_id))
             .filter(upload::id.eq(id))
             .filter(upload::state.eq("receiving"))

@@ -73,7 +73,7 @@ impl Workshop {
     /// Drops `content` at `path` (as a client names it), processes it, and returns its report.
     pub fn drop(&self, path: &str, content: impl AsRef<[u8]>) -> Value {
         let id = self.receive(path, content);
-        self.inbound.process_waiting().unwrap();
+        self.inbound.process_waiting(&|| false).unwrap();
         self.report(path, id)
     }
 
