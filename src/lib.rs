@@ -6,9 +6,11 @@
 //! of [`bank`] and exports the assignment file that the campaign system collects.
 //!
 //! Around them: [`config`] (what the admin wrote, checked), [`plaintext`] (from a file as received to verified rows),
-//! [`openpgp`] (the only user of the OpenPGP library), [`reason`] (every reason a report can give), [`clock`].
+//! [`openpgp`] (the only user of the OpenPGP library), [`reason`] (every reason a report can give), [`clock`],
+//! [`cli`] (the commands).
 
 pub mod bank;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod inbound;
