@@ -378,3 +378,153 @@ fn a_reload_says_what_needs_a_restart() {
     assert_eq!(snapshot.spool.settle, Duration::from_secs(10));
     assert_eq!(live.current().spool.settle, Duration::from_secs(1));
 }
+
+/// A file of the repository.
+fn repository(name: &str) -> String {
+    fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// A sample with every commented key and section in force.
+fn uncommented(sample: &str) -> String {
+    let switched = |line: &str| {
+        let body = line.strip_prefix("# ")?;
+        let key = body.split(" = ").next()?;
+        let is_key = key != body && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        (is_key || body.starts_with('[')).then(|| body.to_owned())
+    };
+    sample.lines().map(|line| switched(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
+}
+
+fn samples() -> Tree {
+    Tree::new(&repository("config/coupond.toml"))
+        .with("namespaces/example.toml", &repository("config/namespaces/example.toml"))
+}
+
+#[test]
+fn the_samples_show_the_defaults() {
+    let tree = samples();
+    let mut shown = tree.load(&[]).unwrap();
+    let example = shown.namespaces.pop_first().unwrap().1;
+    fs::write(tree.0.path().join("coupond.toml"), "").unwrap();
+    let bare = "[banks.example]\n[campaigns.example]\nbank = \"example\"\n";
+    fs::write(tree.0.path().join("namespaces/example.toml"), bare).unwrap();
+    let mut default = tree.load(&[]).unwrap();
+    assert_eq!(format!("{example:#?}"), format!("{:#?}", default.namespaces.pop_first().unwrap().1));
+    assert_eq!(format!("{shown:#?}"), format!("{default:#?}"));
+}
+
+#[test]
+fn the_samples_are_right_with_every_key_in_force() {
+    let main = uncommented(&repository("config/coupond.toml"));
+    let example = uncommented(&repository("config/namespaces/example.toml"));
+    let tree = Tree::new(&main)
+        .with("mail.password", "")
+        .with("namespaces/example.toml", &example)
+        .with("namespaces/keys/mailer.asc", "");
+    let settings = tree.load(&[]).unwrap();
+    assert!(settings.mail.is_some() && settings.user("example-feed").is_some());
+    check_every_key_is_in(&config::main_keys(), &main);
+    check_every_key_is_in(&config::namespace_keys(), &example);
+}
+
+#[track_caller]
+fn check_every_key_is_in(keys: &[config::Key], sample: &str) {
+    let document: toml::Table = sample.parse().unwrap();
+    for key in keys {
+        let mut value = &toml::Value::Table(document.clone());
+        for segment in &key.path {
+            let table = value.as_table().unwrap();
+            value = if *segment == "*" { table.values().next() } else { table.get(*segment) }
+                .unwrap_or_else(|| panic!("the sample lacks {key}"));
+        }
+    }
+}
+
+#[test]
+fn every_key_is_documented_with_its_default() {
+    let page = repository("docs/configuration.md");
+    let (main, namespace) = page.split_once("\n## `namespaces/<name>.toml`").unwrap();
+    let main = main.split_once("\n## `coupond.toml`").unwrap().1;
+    check_documented(&config::main_keys(), main, &repository("config/coupond.toml"));
+    check_documented(&config::namespace_keys(), namespace, &repository("config/namespaces/example.toml"));
+}
+
+#[track_caller]
+fn check_documented(keys: &[config::Key], page: &str, sample: &str) {
+    let rows = |section: &str| -> Vec<Vec<String>> {
+        let text = page.split("\n### ").find(|text| text.lines().next() == Some(section)).unwrap_or_default();
+        let row = |line: &str| {
+            line.strip_prefix("| `").map(|rest| format!("`{rest}").split(" | ").map(str::to_owned).collect())
+        };
+        text.lines().filter_map(row).collect()
+    };
+    let mut documented = 0;
+    let mut sections: Vec<String> = Vec::new();
+    for key in keys {
+        let (name, above) = key.path.split_last().unwrap();
+        let section = if above.is_empty() {
+            "Top of the file".to_owned()
+        } else {
+            format!("`[{}]`", above.join(".").replace('*', "<name>"))
+        };
+        let rows = rows(&section);
+        let row = rows.iter().find(|row| row[0] == format!("`{name}`"));
+        let row = row.unwrap_or_else(|| panic!("docs/configuration.md lacks {key} under {section}"));
+        assert!(row.len() == 4 && row[2].starts_with("**") && row[2].ends_with("**"), "{key}: {row:?}");
+        let header = section.trim_matches('`').replace("<name>", "example");
+        let default = shown_default(sample, &header, name).filter(|_| row[2] != "**required**");
+        if let Some(default) = default {
+            assert_eq!(row[2], format!("**`{default}`**"), "{key}: the sample and the page disagree");
+        }
+        if !sections.contains(&section) {
+            documented += rows.len();
+            sections.push(section);
+        }
+    }
+    assert_eq!(documented, keys.len(), "the page documents a key that does not exist");
+}
+
+/// What the sample sets a key to, where it is not commented out.
+fn shown_default(sample: &str, header: &str, name: &str) -> Option<String> {
+    let mut section = "Top of the file";
+    for line in sample.lines() {
+        if line.starts_with('[') {
+            section = line;
+        } else if section == header
+            && let Some(value) = line.strip_prefix(&format!("{name} = "))
+        {
+            return Some(value.to_owned());
+        }
+    }
+    None
+}
+
+/// Runs `coupond check` with an environment of its own.
+fn run_check(tree: &Tree, variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_coupond"))
+        .args(["check", "--config", "coupond.toml"])
+        .current_dir(tree.0.path())
+        .env_clear()
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(&format!("{}/", tree.0.path().display()), "");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_check_command() {
+    let tree = samples();
+    let ok = "ok: 1 namespace, 0 users, 1 bank, 1 campaign\n";
+    assert_eq!(run_check(&tree, &[]), (Some(0), ok.into(), String::new()));
+    let bad = "environment variable `COUPOND_SPOOL__LINGER_SECS`: `linger_secs` is 86401; use 0 to 86400\n";
+    let variable = [("COUPOND_SPOOL__LINGER_SECS", "86401")];
+    assert_eq!(run_check(&tree, &variable), (Some(78), String::new(), bad.into()));
+    let tree = Tree::new("[sftp]\nlisen = []\n").with("namespaces/acme.toml", "new_banks = 1");
+    let bad = "coupond.toml:2:1: unknown key `lisen` in `[sftp]`; did you mean `listen`?\n\
+               namespaces/acme.toml:1:13: invalid type: integer `1`, expected a string\n";
+    assert_eq!(run_check(&tree, &[]), (Some(78), String::new(), bad.into()));
+    let bare = "ok: 0 namespaces, 0 users, 0 banks, 0 campaigns\n\
+                note: nobody can log in yet: put one file per brand into namespaces\n";
+    assert_eq!(run_check(&Tree::new(""), &[]), (Some(0), bare.into(), String::new()));
+}

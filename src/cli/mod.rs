@@ -1,0 +1,87 @@
+//! The command line: one thin file per command. The only module that prints.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration (`EX_CONFIG`).
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, ConfigError, Settings};
+
+mod check;
+
+const FAILED: u8 = 1;
+const BAD_CONFIGURATION: u8 = 78;
+
+/// Hosts an SFTP endpoint for coupon work: codes and redemptions in, assignment files out.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Validate the configuration; change nothing
+    Check(ConfigFile),
+}
+
+/// The option that every command with a configuration has.
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The main configuration file; `namespaces/*.toml` are read beside it
+    #[arg(long = "config", value_name = "FILE", default_value = "/etc/coupond/coupond.toml")]
+    file: std::path::PathBuf,
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What the command failed at; [`failed`] makes an exit code of it.
+    pub fn run(self) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        match self.command {
+            Command::Check(config) => check::run(&config.load()?, &mut out).context("write to standard output"),
+        }
+    }
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Settings, ConfigError> {
+        // A variable that is not UTF-8 cannot be a setting; `vars` would panic on it.
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        config::load(&self.file, environment)
+    }
+}
+
+/// Says on standard error what failed and why, and chooses the exit code.
+#[must_use]
+pub fn failed(error: &anyhow::Error) -> ExitCode {
+    // With standard error gone there is nobody left to tell.
+    let mut err = io::stderr().lock();
+    if let Some(error) = error.downcast_ref::<ConfigError>() {
+        let _ = writeln!(err, "{error}");
+        return ExitCode::from(BAD_CONFIGURATION);
+    }
+    let _ = writeln!(err, "error: failed to {error}");
+    for cause in error.chain().skip(1) {
+        let _ = writeln!(err, "  because: {cause}");
+    }
+    ExitCode::from(FAILED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}
