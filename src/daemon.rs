@@ -75,7 +75,10 @@ pub fn serve(settings: Settings) -> anyhow::Result<Outcome> {
 async fn run(settings: Settings) -> anyhow::Result<Outcome> {
     let mut life = Lifecycle::new(SOFT_STOP).context("catch signals")?;
     let clock = Clock::system();
-    let Some(opened) = life.starting(blocking(move || open_store(&settings, Ownership::Daemon).map(|opened| (settings, opened)))).await else {
+    let Some(opened) = life
+        .starting(blocking(move || open_store(&settings, Ownership::Daemon).map(|opened| (settings, opened))))
+        .await
+    else {
         return Ok(Outcome::Stopped);
     };
     let (settings, (server, store)) = opened??;
@@ -191,12 +194,8 @@ async fn serve_parts(life: Lifecycle, parts: Parts) -> anyhow::Result<Outcome> {
 
 fn open_reception(parts: &Parts) -> anyhow::Result<Arc<Reception>> {
     let bell = parts.received.clone();
-    let reception = Reception::new(
-        parts.live.clone(),
-        parts.store.clone(),
-        parts.clock.clone(),
-        Arc::new(move || bell.ring()),
-    )?;
+    let reception =
+        Reception::new(parts.live.clone(), parts.store.clone(), parts.clock.clone(), Arc::new(move || bell.ring()))?;
     let found = reception.recover()?;
     if found > 0 {
         tracing::info!(uploads = found, "Kept what interrupted sessions had sent");

@@ -15,6 +15,7 @@ pub mod bank;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod doorbell;
 pub mod error_chain;
 pub mod http;

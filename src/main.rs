@@ -6,8 +6,5 @@ use clap::Parser as _;
 use coupond::cli::{self, Cli};
 
 fn main() -> ExitCode {
-    match Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => cli::failed(&error),
-    }
+    Cli::parse().run().unwrap_or_else(|error| cli::failed(&error))
 }

@@ -10,7 +10,11 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, ConfigError, Settings};
 
+mod banks;
 mod check;
+mod demo;
+mod migrate;
+mod serve;
 
 const FAILED: u8 = 1;
 const BAD_CONFIGURATION: u8 = 78;
@@ -25,8 +29,29 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the daemon
+    Serve(ConfigFile),
     /// Validate the configuration; change nothing
     Check(ConfigFile),
+    /// Play the whole story on sample data, with no set-up
+    Demo {
+        /// Leave the daemon running at the end, and say how to try it by hand
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Bring the schema of the store up to date
+    Migrate(ConfigFile),
+    /// Show what remains in each bank per end date
+    Banks {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Only this namespace
+        #[arg(long, value_name = "NS")]
+        namespace: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// The option that every command with a configuration has.
@@ -42,11 +67,18 @@ impl Cli {
     ///
     /// # Errors
     /// What the command failed at; [`failed`] makes an exit code of it.
-    pub fn run(self) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let mut out = io::stdout();
         match self.command {
-            Command::Check(config) => check::run(&config.load()?, &mut out).context("write to standard output"),
+            Command::Serve(config) => return serve::run(config.load()?),
+            Command::Check(config) => check::run(&config.load()?, &mut out).context("write to standard output")?,
+            Command::Demo { keep } => demo::run(keep, &mut out)?,
+            Command::Migrate(config) => migrate::run(&config.load()?, &mut out)?,
+            Command::Banks { config, namespace, json } => {
+                banks::run(&config.load()?, namespace.as_deref(), json, &mut out)?;
+            }
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -66,8 +66,10 @@ impl Store {
             .filter(upload::state.eq("receiving"))
             .filter(upload::session.eq(LOCAL))
             .set((upload::state.eq("received"), upload::received_at.eq(now), upload::business_date.eq(business_date)))
-            .execute(&mut connection)?;
-        Ok(())
+            .returning(upload::id)
+            .get_result(&mut connection)
+            .optional()?;
+        Ok(completed.is_some())
     }
 
     /// Rows that a crash left between row and file.
