@@ -10,6 +10,7 @@ mod certificate;
 mod decrypt;
 mod encrypt;
 mod framing;
+mod judge;
 mod keyring;
 
 pub use certificate::{Certificate, CertificateError, Purpose, Unusable};
