@@ -180,8 +180,8 @@ async fn serve_parts(life: Lifecycle, parts: Parts) -> anyhow::Result<Outcome> {
 
     let (listening, listening_check) = http::flag_check("the SFTP endpoint does not listen yet");
     let checks = [("store", http::store_check(parts.store.clone())), ("sftp", listening_check)];
+    spawn_workers(&life, &parts, &reception, &metrics);
     life.spawn("http", http::serve(listener, http::Endpoint::new(metrics, checks), life.soft_stop()));
-    spawn_workers(&life, &parts, &reception);
     life.spawn("sftp", endpoint.run(life.soft_stop(), life.hard_stop()));
     listening.store(true, std::sync::atomic::Ordering::Relaxed);
 
@@ -262,9 +262,9 @@ struct Worker {
     work: Box<dyn FnMut(&dyn Fn() -> bool) -> Result<Option<DateTime<Utc>>, AnyError> + Send>,
 }
 
-fn spawn_workers(life: &Lifecycle, parts: &Parts, reception: &Arc<Reception>) {
+fn spawn_workers(life: &Lifecycle, parts: &Parts, reception: &Arc<Reception>, metrics: &Metrics) {
     for _ in 0..INBOUND_WORKERS {
-        spawn_worker(life, parts, inbound_worker(parts));
+        spawn_worker(life, parts, inbound_worker(parts, metrics));
     }
     spawn_worker(life, parts, outbound_worker(parts));
     spawn_worker(life, parts, drops_worker(parts));
@@ -277,13 +277,14 @@ fn spawn_workers(life: &Lifecycle, parts: &Parts, reception: &Arc<Reception>) {
     });
 }
 
-fn inbound_worker(parts: &Parts) -> Worker {
+fn inbound_worker(parts: &Parts, metrics: &Metrics) -> Worker {
     let inbound = Inbound {
         store: parts.store.clone(),
         live: parts.live.clone(),
         keyring: Arc::clone(&parts.keyring),
         clock: parts.clock.clone(),
         applied: parts.applied.clone(),
+        metrics: metrics.clone(),
     };
     Worker {
         name: "inbound",

@@ -34,6 +34,7 @@ use crate::reason::{Finding, Reason};
 use crate::spool::{FileName, Layout, Place, PreparedReport, tree};
 use crate::store::uploads::{self, ClaimedUpload, Finish, FinishedUpload, Verdict};
 use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
 
 use apply::Rows;
 pub use error::{InboundError, RetryCause};
@@ -57,6 +58,8 @@ pub struct Inbound {
     pub clock: Clock,
     /// Rung after every verdict: batches may go on.
     pub applied: Doorbell,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// One upload and all that its stages need to know.
@@ -131,6 +134,7 @@ impl Inbound {
         match finished {
             Ok(Ok(finished)) => {
                 let layout = Layout::new(&settings.state_dir, &namespace.name);
+                self.count(namespace, claimed, &finished);
                 self.publish(claimed.namespace_id, &layout, &finished)?;
                 self.applied.ring();
                 Ok(())
@@ -145,6 +149,11 @@ impl Inbound {
                 self.defer(claimed)
             }
         }
+    }
+
+    fn count(&self, namespace: &Namespace, claimed: &ClaimedUpload, finished: &FinishedUpload) {
+        let (Some(kind), Some(verdict)) = (claimed.kind(), Verdict::parse(&finished.state)) else { return };
+        self.metrics.upload(&namespace.name, kind, verdict.as_str());
     }
 
     fn defer(&self, claimed: &ClaimedUpload) -> Result<(), StoreError> {
@@ -227,6 +236,7 @@ impl Inbound {
             }
             let content = content(rows);
             let ending = Ending::Effect(Verdict::Applied, effect);
+            self.metrics.rows_applied(&work.namespace.name, work.place.kind, tally.rows.accepted);
             let report = write_report(work, prepared, tally, content, &ending)?;
             let sha256 = content.map(|content| content.sha256);
             let finish = Finish { verdict: Verdict::Applied, sha256, report: &report, now: work.now };

@@ -13,6 +13,7 @@ use coupond::openpgp::Keyring;
 use coupond::spool::{Layout, Place, tree};
 use coupond::store::Store;
 use coupond::store::drops::NewDrop;
+use coupond::telemetry::Metrics;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -61,6 +62,7 @@ impl Workshop {
             keyring,
             clock: clock.clone(),
             applied: Doorbell::default(),
+            metrics: Metrics::new(|| None),
         };
         Self { directory, database, store, clock, live, inbound }
     }
