@@ -112,6 +112,13 @@ fn owner_process() {
 
 struct Owner(Child);
 
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 impl Owner {
     fn spawn(scratch: &Scratch) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -126,9 +133,8 @@ impl Owner {
         Self(child)
     }
 
-    fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
+    fn kill(self) {
+        drop(self);
     }
 }
 
@@ -233,6 +239,16 @@ fn the_next_owner_starts_at_once() {
     }
 }
 
+/// A process that has nothing to do with PostgreSQL; ends with the test, however that goes.
+struct Stranger(Child);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 #[test]
 fn a_lock_file_that_names_a_stranger_does_not_stop_it() {
     let scratch = Scratch::new();
@@ -244,9 +260,9 @@ fn a_lock_file_that_names_a_stranger_does_not_stop_it() {
     if is_root() {
         command.uid(data.uid()).gid(data.gid());
     }
-    let mut stranger = command.spawn().unwrap();
+    let mut stranger = Stranger(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let socket_lock = scratch.state().join("postgres/pgsock/.s.PGSQL.5432.lock");
-    let text = format!("{}\n{}\n1790000000\n5432\n\n\n", stranger.id(), scratch.data().display());
+    let text = format!("{}\n{}\n1790000000\n5432\n\n\n", stranger.0.id(), scratch.data().display());
     for (pid_file, lock_file) in
         [(Some(text.as_str()), Some(text.as_str())), (Some(""), None), (None, Some("rubbish\n"))]
     {
@@ -258,10 +274,8 @@ fn a_lock_file_that_names_a_stranger_does_not_stop_it() {
         }
         let server = scratch.start();
         assert_eq!(ask(&server, "1"), "1");
-        assert!(stranger.try_wait().unwrap().is_none(), "the stranger lives");
+        assert!(stranger.0.try_wait().unwrap().is_none(), "the stranger lives");
     }
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
 }
 
 #[test]
