@@ -5,6 +5,8 @@
 
 mod layout;
 mod place;
+mod publish;
 
 pub use layout::Layout;
 pub use place::{Kind, Place};
+pub use publish::{Content, Prepared, content_of, publish};

@@ -3,8 +3,11 @@
 //! Calls block; from async code they go through `tokio::task::spawn_blocking`. Every statement names `namespace_id`, so
 //! that the store runs unchanged on Citus; counts come from `RETURNING`, never from the affected-row number.
 
+pub mod batches;
+pub mod draw;
 mod namespaces;
 mod pool;
+pub mod recipients;
 pub mod schema;
 
 pub use pool::{Connection, Store, StoreError};
