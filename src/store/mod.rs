@@ -13,6 +13,11 @@ mod pool;
 pub mod private;
 mod receiving;
 pub mod redemptions;
+pub mod batches;
+pub mod draw;
+mod namespaces;
+mod pool;
+pub mod recipients;
 pub mod schema;
 pub mod uploads;
 
