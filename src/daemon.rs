@@ -18,7 +18,7 @@ use crate::http;
 use crate::inbound::{self, Inbound, LocalDrops};
 use crate::lifecycle::{AnyError, Lifecycle, Outcome};
 use crate::openpgp::Keyring;
-use crate::outbound::Outbound;
+use crate::outbound::{KeyedDoors, Outbound};
 use crate::sftp;
 use crate::spool::{Layout, Reception, durable, tree};
 use crate::store::private::PrivateServer;
@@ -173,7 +173,7 @@ async fn serve_parts(life: Lifecycle, parts: Parts) -> anyhow::Result<Outcome> {
         move || open_reception(&parts)
     })
     .await??;
-    let endpoint = open_sftp(&parts, Arc::clone(&reception), &metrics).await?;
+    let endpoint = open_sftp(&parts, Arc::clone(&reception)).await?;
     let listener = http::bind(settings.http).await?;
     let address = listener.local_addr().context("ask for the address of health and metrics")?;
     tracing::info!(http.address = %address, "Serving health and metrics");
@@ -182,7 +182,11 @@ async fn serve_parts(life: Lifecycle, parts: Parts) -> anyhow::Result<Outcome> {
     let checks = [("store", http::store_check(parts.store.clone())), ("sftp", listening_check)];
     spawn_workers(&life, &parts, &reception, &metrics);
     life.spawn("http", http::serve(listener, http::Endpoint::new(metrics, checks), life.soft_stop()));
-    life.spawn("sftp", endpoint.run(life.soft_stop(), life.hard_stop()));
+    let stop = life.soft_stop();
+    life.spawn("sftp", async move {
+        endpoint.run(stop).await;
+        Ok::<(), AnyError>(())
+    });
     listening.store(true, std::sync::atomic::Ordering::Relaxed);
 
     let reload = move || {
@@ -203,17 +207,20 @@ fn open_reception(parts: &Parts) -> anyhow::Result<Arc<Reception>> {
     Ok(Arc::new(reception))
 }
 
-async fn open_sftp(parts: &Parts, reception: Arc<Reception>, metrics: &Metrics) -> anyhow::Result<sftp::Endpoint> {
+async fn open_sftp(parts: &Parts, reception: Arc<Reception>) -> anyhow::Result<sftp::Endpoint> {
     let settings = parts.live.current();
     let host_keys = sftp::host_keys::load_or_create(&settings.sftp.host_keys, &settings.state_dir)?;
-    let endpoint = sftp::Endpoint::bind(
-        parts.live.clone(),
-        parts.store.clone(),
+    let endpoint = sftp::Endpoint::bind(sftp::Parts {
+        live: parts.live.clone(),
+        store: parts.store.clone(),
         reception,
+        clock: parts.clock.clone(),
         host_keys,
-        parts.clock.clone(),
-        metrics.clone(),
-    )
+        collected: Arc::new(|pickup| {
+            tracing::info!(namespace = %pickup.namespace, user = pickup.user, size_bytes = pickup.bytes, "A file was collected");
+        }),
+        drain: SOFT_STOP,
+    })
     .await?;
     for address in endpoint.local_addresses() {
         tracing::info!(sftp.address = %address, "Serving SFTP");
@@ -295,13 +302,17 @@ fn inbound_worker(parts: &Parts, metrics: &Metrics) -> Worker {
 }
 
 fn outbound_worker(parts: &Parts) -> Worker {
-    let outbound =
-        Outbound::new(parts.store.clone(), parts.live.clone(), parts.clock.clone(), Arc::clone(&parts.keyring));
+    let doors = Arc::new(KeyedDoors {
+        keyring: Arc::clone(&parts.keyring),
+        live: parts.live.clone(),
+        clock: parts.clock.clone(),
+    });
+    let outbound = Outbound::new(parts.store.clone(), parts.live.clone(), parts.clock.clone(), doors.clone(), doors);
     Worker {
         name: "outbound",
         bell: parts.applied.clone(),
         look_every: LOOK_EVERY,
-        work: Box::new(move |_| Ok(outbound.tick()?)),
+        work: Box::new(move |_| Ok(Some(outbound.tick()))),
     }
 }
 

@@ -28,6 +28,7 @@ mod export;
 mod gate;
 mod lease;
 mod manifest;
+mod parts;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +37,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 pub use doors::{ListError, Lists, Seal, SealError, Sealed, Seals};
 pub use error::{Act, OutboundError};
+pub use parts::KeyedDoors;
 
 use crate::clock::Clock;
 use crate::config::{LiveSettings, Name, Namespace, Settings};

@@ -101,8 +101,7 @@ impl Passwords {
         source: IpAddr,
         password: &str,
     ) -> Option<Sender> {
-        let found = user(settings, name, source)
-            .and_then(|(sender, user)| Some((sender, user.password_hash.clone()?)));
+        let found = user(settings, name, source).and_then(|(sender, user)| Some((sender, user.password_hash.clone()?)));
         let (sender, hash) = match found {
             Some((sender, hash)) => (Some(sender), hash),
             None => (None, self.decoy.clone()),

@@ -1,8 +1,3 @@
-//! The SFTP endpoint.
-mod packet;
-mod path;
-mod permissions;
-mod tree;
 //! The SFTP endpoint: accepts connections ([`listener`]), logs users in ([`auth`]), and answers SFTP version 3 on each
 //! channel ([`session`], [`channel`], [`engine`]). russh carries SSH; nothing else in the crate knows it.
 //!

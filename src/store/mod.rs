@@ -4,23 +4,22 @@
 //! that the store runs unchanged on Citus; counts come from `RETURNING`, never from the affected-row number.
 
 pub mod banks;
+pub mod batches;
 mod copy;
 pub mod coupons;
+pub mod draw;
 pub mod drops;
 mod health;
 mod namespaces;
 mod pool;
 pub mod private;
 mod receiving;
-pub mod redemptions;
-pub mod batches;
-pub mod draw;
-mod namespaces;
-mod pool;
 pub mod recipients;
+pub mod redemptions;
 pub mod schema;
 pub mod uploads;
 
+use pool::Connection;
 pub use pool::{Store, StoreError, Transaction};
 pub use receiving::{Completed, Renamed, Sent, Spot, Stage};
 

@@ -16,7 +16,7 @@ use crate::config::Name;
 pub type Transaction = PgConnection;
 
 /// A connection out of the pool.
-type Connection = PooledConnection<ConnectionManager<PgConnection>>;
+pub(super) type Connection = PooledConnection<ConnectionManager<PgConnection>>;
 
 /// The store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
