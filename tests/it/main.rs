@@ -8,5 +8,15 @@
     reason = "a test that cannot go on ends"
 )]
 
+mod catalogue;
+mod commands;
+#[cfg(feature = "failpoints")]
+mod crash;
 mod harness;
 mod inbound;
+mod local_drop;
+mod refusals;
+mod reload;
+mod second_client;
+mod story;
+mod walls;
