@@ -1,12 +1,4 @@
 //! Loading a configuration: what is taken, and what is said about what is not.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test that cannot set itself up has failed"
-)]
-
 use std::fs;
 use std::time::Duration;
 

@@ -215,6 +215,7 @@ impl World {
         Self::with(|_| {})
     }
 
+    #[expect(clippy::too_many_lines, reason = "the settings are written out once")]
     fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let postgres = Postgres::shared();
         let store = postgres.store();
@@ -257,7 +258,7 @@ impl World {
         store.ensure_namespaces(settings.namespaces.keys()).unwrap();
         let keys = host_keys::load_or_create(&[], &settings.state_dir).unwrap();
         let live = LiveSettings::new(settings);
-        let clock = Clock::manual(Utc::now());
+        let clock = Clock::manual(Clock::system().now());
         let (wakes, pickups) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
         let woken = Arc::clone(&wakes);
         let wake = Arc::new(move || {
