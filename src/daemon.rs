@@ -249,7 +249,7 @@ fn stock(parts: &Parts) -> Result<Vec<BankRemaining>, StoreError> {
 /// Reads the configuration anew and swaps it whole; on any error everything stays as it was.
 fn reload(parts: &Parts) -> anyhow::Result<()> {
     let old = parts.live.current();
-    let new = config::load(&old.file, std::env::vars())?;
+    let new = config::load(&old.file, config::variables())?;
     for key in config::needs_restart(&old, &new) {
         tracing::warn!(key, "Changed, but takes effect only at the next start");
     }
@@ -261,12 +261,15 @@ fn reload(parts: &Parts) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One round of a worker, until `stopping`. Returns when the next thing is due, if that is known.
+type Work = dyn FnMut(&dyn Fn() -> bool) -> Result<Option<DateTime<Utc>>, AnyError> + Send;
+
 /// One worker: works, then waits for the bell, for the next thing that is due, or a while.
 struct Worker {
     name: &'static str,
     bell: Doorbell,
     look_every: Duration,
-    work: Box<dyn FnMut(&dyn Fn() -> bool) -> Result<Option<DateTime<Utc>>, AnyError> + Send>,
+    work: Box<Work>,
 }
 
 fn spawn_workers(life: &Lifecycle, parts: &Parts, reception: &Arc<Reception>, metrics: &Metrics) {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::export::Exported;
 use super::manifest::{ListedFile, Manifest, Rows, listed};
 use super::{Job, Outbound, OutboundError};
-use crate::spool::{Content, Prepared, content_of, publish};
+use crate::spool::{Content, Prepared, content_of, durable, publish};
 
 impl Outbound {
     /// Publishes what [`Outbound::export`] prepared.
@@ -80,13 +80,13 @@ fn publish_manifest(job: &Job<'_>, manifest: &str) -> Result<(), OutboundError> 
     let name = format!("{}.manifest.json", job.file_stem());
     let path = job.prepared_path(&name);
     let write = || {
-        fs::create_dir_all(job.layout.prepared())?;
+        durable::make_directory(&job.layout.prepared())?;
         let mut file = Prepared::create(&path)?;
         io::Write::write_all(&mut file, manifest.as_bytes())?;
         file.finish()?;
         publish(&path, &job.layout.assignments(&job.campaign), &name)?;
         for leftover in leftovers(job, &format!("{}.", job.file_stem()))? {
-            fs::remove_file(leftover)?;
+            durable::remove_if_there(&leftover)?;
         }
         Ok(())
     };

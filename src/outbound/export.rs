@@ -17,7 +17,7 @@ use super::{Job, ListError, Outbound, OutboundError, stem};
 use crate::bank::outcome::Outcome;
 use crate::config::Bank;
 use crate::recipients::{Columns, Row};
-use crate::spool::Prepared;
+use crate::spool::{Prepared, durable};
 use crate::store::StoreError;
 use crate::store::recipients::{Got, Recipients, Recorded};
 
@@ -58,7 +58,7 @@ impl Job<'_> {
 impl Outbound {
     /// Writes the batch's files. `recipients` is the list as loaded for the draw, where this run made it.
     pub(super) fn export(&self, job: &Job<'_>, recipients: Option<Recipients>) -> Result<Exported, OutboundError> {
-        std::fs::create_dir_all(job.layout.prepared()).map_err(job.disk())?;
+        durable::make_directory(&job.layout.prepared()).map_err(job.disk())?;
         let certificate = job.namespace.campaigns.get(&job.campaign).and_then(|campaign| campaign.encrypt_to.as_ref());
         let seal = certificate.map(|path| self.seals.prepare(path)).transpose()?;
         let Some(draw) = job.batch.draw else {

@@ -35,8 +35,6 @@ pub(super) enum Fatal {
     NotInitialised,
     #[error("keep up: the client sends without reading")]
     Flooded,
-    #[error("go on: the user is no longer configured")]
-    UserGone,
 }
 
 /// One channel's SFTP session.
@@ -127,11 +125,6 @@ impl Engine {
             .get(&self.sender.namespace)
             .and_then(|namespace| Some((namespace, namespace.users.get(&self.sender.user)?)))
             .ok_or_else(|| Refusal::denied("this user is no longer configured"))
-    }
-
-    /// Whether the user still exists: asked between requests, so that a reload ends its sessions.
-    pub(super) fn user_exists(&self) -> bool {
-        self.account(&self.shared.live.current()).is_ok()
     }
 
     async fn resolve(&mut self, raw: &[u8]) -> Result<Resolved, Refusal> {

@@ -426,6 +426,7 @@ mod tests {
     }
 
     #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "a table reads better without borrows")]
     fn check(packet: Bytes, expected: Result<(u32, Request), Malformed>) {
         assert_eq!(parse(packet), expected);
     }

@@ -305,6 +305,7 @@ impl Reception {
     ///
     /// # Errors
     /// Spool and store. The row then stays in `receiving` until the next start.
+    #[expect(clippy::needless_pass_by_value, reason = "nothing may be written through it any more")]
     pub fn abandon(&self, receiving: Receiving) -> Result<(), ReceptionError> {
         self.forget(&receiving);
         if receiving.revoked.load(Ordering::Acquire) {

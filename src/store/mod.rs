@@ -19,8 +19,7 @@ pub mod redemptions;
 pub mod schema;
 pub mod uploads;
 
-use pool::Connection;
-pub use pool::{Store, StoreError, Transaction};
+pub use pool::{Connection, Store, StoreError, Transaction};
 pub use receiving::{Completed, Renamed, Sent, Spot, Stage};
 
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};

@@ -13,10 +13,26 @@ mod commands;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod harness;
+
+mod config;
+mod dependencies;
 mod inbound;
+
+mod catalogue;
+mod commands;
+mod config;
+#[cfg(feature = "failpoints")]
+mod crash;
+mod dependencies;
+mod inbound;
+mod lifecycle;
 mod local_drop;
+mod openpgp;
+mod outbound;
+mod private_server;
 mod refusals;
 mod reload;
 mod second_client;
+mod sftp_endpoint;
 mod story;
-mod walls;
+mod tidy;

@@ -163,7 +163,8 @@ impl Engine {
 
     pub(super) async fn mkdir(&mut self, id: u32, raw: &[u8]) -> Answer {
         let Resolved { path, node, settings } = self.resolve(raw).await?;
-        let Node::Exchange(below) = node else { return Err(Refusal::denied(DENIED)) };
+        let permit = self.permit(&settings, &node, Operation::MakeDirectory)?;
+        let (Node::Exchange(below), Permit::Yes) = (node, permit) else { return Err(Refusal::denied(DENIED)) };
         let jail = self.exchange(&settings)?;
         if below.is_empty() {
             return Err(Refusal::failure("exists already"));
@@ -175,8 +176,11 @@ impl Engine {
 
     pub(super) async fn rmdir(&mut self, id: u32, raw: &[u8]) -> Answer {
         let Resolved { path, node, settings } = self.resolve(raw).await?;
-        let Node::Exchange(below) = node else {
-            return Err(if node == Node::Nothing { Refusal::missing() } else { Refusal::denied(DENIED) });
+        let permit = self.permit(&settings, &node, Operation::RemoveDirectory)?;
+        let below = match node {
+            Node::Exchange(below) if permit == Permit::Yes => below,
+            Node::Nothing => return Err(Refusal::missing()),
+            _ => return Err(Refusal::denied(DENIED)),
         };
         let jail = self.exchange(&settings)?;
         blocking(move || jail.remove_directory(&below)).await??;
