@@ -8,15 +8,7 @@
     reason = "a test that cannot go on ends"
 )]
 
-mod catalogue;
-mod commands;
-#[cfg(feature = "failpoints")]
-mod crash;
 mod harness;
-
-mod config;
-mod dependencies;
-mod inbound;
 
 mod catalogue;
 mod commands;
@@ -36,3 +28,4 @@ mod second_client;
 mod sftp_endpoint;
 mod story;
 mod tidy;
+mod walls;

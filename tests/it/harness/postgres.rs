@@ -57,6 +57,11 @@ impl Database {
         Self { url: url(&name) }
     }
 
+    /// A connection for a test's own questions.
+    pub fn connection(&self) -> PgConnection {
+        PgConnection::establish(&self.url).unwrap()
+    }
+
     /// The tables that it has.
     pub fn tables(&self) -> Vec<String> {
         #[derive(QueryableByName)]
