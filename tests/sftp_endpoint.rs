@@ -547,8 +547,14 @@ fn openssh_puts_and_the_file_is_received_durably() {
         .unwrap();
     let local = world.clock.now().with_timezone(&chrono_tz::America::New_York).date_naive();
     assert_eq!(row, ("coupons".into(), "spring26".into(), false, "acme-feed".into(), Some(local)));
-    world.good("acme-feed", "put codes.csv /check/coupons/c.csv\nput codes.csv /redemptions/r.csv\nput codes.csv /coupons/\n");
-    world.good("acme-mail", "put codes.csv /recipients/winback/list.csv\nput codes.csv /check/recipients/winback/l.csv\n");
+    world.good(
+        "acme-feed",
+        "put codes.csv /check/coupons/c.csv\nput codes.csv /redemptions/r.csv\nput codes.csv /coupons/\n",
+    );
+    world.good(
+        "acme-mail",
+        "put codes.csv /recipients/winback/list.csv\nput codes.csv /check/recipients/winback/l.csv\n",
+    );
     assert_eq!(world.uploads().iter().filter(|(_, state, _)| state == "received").count(), 6);
 }
 
@@ -558,8 +564,12 @@ fn roles_and_namespaces_are_walls() {
     world.write("a.csv", b"x\n");
     world.good("acme-feed", "put a.csv /coupons/spring26/mine.csv\n");
     let root = |user: &str| {
-        let mut names: Vec<String> =
-            world.good(user, "ls -1 /\n").lines().filter(|line| !line.starts_with("sftp>")).map(|line| line.trim_start_matches('/').trim().to_owned()).collect();
+        let mut names: Vec<String> = world
+            .good(user, "ls -1 /\n")
+            .lines()
+            .filter(|line| !line.starts_with("sftp>"))
+            .map(|line| line.trim_start_matches('/').trim().to_owned())
+            .collect();
         names.sort();
         names.join(" ")
     };
@@ -607,7 +617,9 @@ fn links_put_there_locally_are_not_followed() {
         std::os::unix::fs::symlink(&secret, directory.join("file.csv")).unwrap();
         std::os::unix::fs::symlink(world.directory.path(), directory.join("dir")).unwrap();
     }
-    for path in ["/exchange/file.csv", "/exchange/dir/secret", "/assignments/winback/file.csv", "/assignments/winback/dir"] {
+    for path in
+        ["/exchange/file.csv", "/exchange/dir/secret", "/assignments/winback/file.csv", "/assignments/winback/dir"]
+    {
         world.bad("acme-all", &format!("get {path} got\n"));
         assert!(!world.path("got").exists());
     }
@@ -646,7 +658,10 @@ fn outbound_files_are_collected_and_reports_shown_by_kind() {
     assert_eq!(std::fs::read(world.path("got.csv")).unwrap(), content);
     let pickups = world.pickups.lock().unwrap().clone();
     let last = pickups.last().unwrap();
-    assert_eq!((last.user.as_str(), last.path.as_slice(), last.bytes), ("acme-mail", b"/assignments/winback/l.1.csv".as_slice(), 3_000_000));
+    assert_eq!(
+        (last.user.as_str(), last.path.as_slice(), last.bytes),
+        ("acme-mail", b"/assignments/winback/l.1.csv".as_slice(), 3_000_000)
+    );
     world.bad("acme-mail", "rm /assignments/winback/l.1.csv\n");
     assert!(assignments.join("l.1.csv").exists());
     let theirs = world.layout("other").assignments(&name("winback"));
@@ -768,11 +783,7 @@ fn out_of_order_writes_are_whole_in_the_end() {
     world.runtime.block_on(async {
         let mut raw = Raw::new(&world, "acme-feed").await;
         let handle = raw.handle("/coupons/o.csv", 2 | 8 | 16).await;
-        let packets = [
-            write(1, &handle, 4, b"4567"),
-            write(2, &handle, 0, b"0123"),
-            close(3, &handle),
-        ];
+        let packets = [write(1, &handle, 4, b"4567"), write(2, &handle, 0, b"0123"), close(3, &handle)];
         raw.send(&packets.concat()).await;
         for id in 1..=3 {
             let (kind, found, mut rest) = raw.reply().await.unwrap();
@@ -874,9 +885,8 @@ fn what_dead_processes_left_is_recovered() {
     let sender = Sender { namespace: name("acme"), user: "acme-feed".into() };
     let place = Place { kind: Kind::Coupons, target: None, dry_run: false };
     let intent = Intent { create: true, truncate: true, exclusive: false };
-    let reception = || {
-        Reception::new(world.live.clone(), world.store.clone(), world.clock.clone(), Arc::new(|| {})).unwrap()
-    };
+    let reception =
+        || Reception::new(world.live.clone(), world.store.clone(), world.clock.clone(), Arc::new(|| {})).unwrap();
     let dead = reception();
     let mut receiving = dead.open(&sender, &place, "dead.csv", intent).unwrap();
     receiving.write(0, b"some bytes").unwrap();
@@ -974,11 +984,9 @@ fn hostile_packets_are_answered_or_end_their_session() {
         assert_eq!(raw.status(&close(16, &[0; 300]), 16).await.0, 4);
         assert_eq!(raw.status(&request(18, 17, &[&string(b"/exchange/none"), &string(b"/exchange/x")]), 17).await.0, 2);
         assert_eq!(raw.status(&request(20, 18, &[&string(b"a"), &string(b"b")]), 18).await.0, 3, "SYMLINK");
-        for (id, packets) in [
-            (1, [&u32::MAX.to_be_bytes()[..], &[3; 100]].concat()),
-            (2, [0; 4].to_vec()),
-            (3, string(&[5])),
-        ] {
+        for (id, packets) in
+            [(1, [&u32::MAX.to_be_bytes()[..], &[3; 100]].concat()), (2, [0; 4].to_vec()), (3, string(&[5]))]
+        {
             let mut raw = Raw::new(&world, "acme-feed").await;
             raw.send(&packets).await;
             assert!(raw.reply().await.is_none(), "{id}");
@@ -1020,7 +1028,12 @@ fn extensions_answer() {
         assert_eq!(raw.status(&request(10, 7, &[&string(&handle), &times]), 7).await.0, 0, "FSETSTAT");
         assert_eq!(raw.status(&close(8, &handle), 8).await.0, 0);
         let path = string(b"/coupons/a.csv");
-        assert_eq!(raw.status(&request(200, 9, &[&string(b"lsetstat@openssh.com"), &path, &[0, 0, 0, 4, 0, 0, 1, 0xa4]]), 9).await.0, 0);
+        assert_eq!(
+            raw.status(&request(200, 9, &[&string(b"lsetstat@openssh.com"), &path, &[0, 0, 0, 4, 0, 0, 1, 0xa4]]), 9)
+                .await
+                .0,
+            0
+        );
     });
     let modified: Option<DateTime<Utc>> =
         upload::table.select(upload::modified_at).first(&mut world.store.connection().unwrap()).unwrap();
@@ -1211,7 +1224,8 @@ fn a_second_client_agrees() {
         channel.request_subsystem(true, "sftp").await.unwrap();
         let sftp = russh_sftp::client::SftpSession::new(channel.into_stream()).await.unwrap();
         assert_eq!(sftp.canonicalize(".").await.unwrap(), "/");
-        let mut names: Vec<String> = sftp.read_dir("/exchange/many").await.unwrap().map(|entry| entry.file_name()).collect();
+        let mut names: Vec<String> =
+            sftp.read_dir("/exchange/many").await.unwrap().map(|entry| entry.file_name()).collect();
         names.sort();
         assert_eq!(names.len(), 350);
         assert_eq!(names[349], "file-0349");

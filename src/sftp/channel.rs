@@ -191,7 +191,12 @@ impl Channel {
     }
 
     /// Hands the queue over to the pump, which begins with `packet`.
-    pub(super) fn start_pump(self: &Arc<Self>, packet: Bytes, end: CancellationToken, answered: Arc<dyn Fn() + Send + Sync>) {
+    pub(super) fn start_pump(
+        self: &Arc<Self>,
+        packet: Bytes,
+        end: CancellationToken,
+        answered: Arc<dyn Fn() + Send + Sync>,
+    ) {
         self.inbox.lock().pumping = true;
         let channel = Arc::clone(self);
         tokio::spawn(async move {

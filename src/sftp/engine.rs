@@ -142,7 +142,10 @@ impl Engine {
     async fn refresh_banks(&mut self) -> Result<(), Refusal> {
         let (store, namespace) = (self.shared.store.clone(), self.sender.namespace.clone());
         self.created_banks = blocking(move || {
-            store.namespace_id(&namespace).and_then(|id| store.bank_names(id)).map_err(crate::spool::ReceptionError::from)
+            store
+                .namespace_id(&namespace)
+                .and_then(|id| store.bank_names(id))
+                .map_err(crate::spool::ReceptionError::from)
         })
         .await??;
         Ok(())
@@ -213,7 +216,11 @@ impl Engine {
                 match blocking(move || reception.abandon(upload.receiving)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {
-                        tracing::error!(upload = id, error = &error as &dyn std::error::Error, "failed to keep a partial upload");
+                        tracing::error!(
+                            upload = id,
+                            error = &error as &dyn std::error::Error,
+                            "failed to keep a partial upload"
+                        );
                     }
                     Err(_) => tracing::error!(upload = id, "failed to keep a partial upload"),
                 }

@@ -185,7 +185,9 @@ mod tests {
         assert!(jail.rename(&parts("sub/file"), &parts("dirlink/file"), true).is_err());
         // The normaliser never lets these through; the kernel would not either.
         assert!(jail.stat(&[b"..".to_vec()]).is_err());
-        assert!(jail.file(&[b"sub".to_vec(), b"..".to_vec(), b"..".to_vec(), b"etc".to_vec()], OFlags::RDONLY).is_err());
+        assert!(
+            jail.file(&[b"sub".to_vec(), b"..".to_vec(), b"..".to_vec(), b"etc".to_vec()], OFlags::RDONLY).is_err()
+        );
         assert_eq!(std::fs::read(outside.path().join("secret")).unwrap(), b"secret");
         assert_eq!(jail.bytes().unwrap(), 1);
     }

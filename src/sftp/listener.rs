@@ -217,7 +217,8 @@ fn reason_to_end(shared: &Shared, connection: &Connection, progress: &Progress) 
     let Some(user) = connection.user() else {
         return (shared.is_stopping() || connection.age() > limits.login_grace).then_some("not logged in in time");
     };
-    let known = settings.namespaces.get(&user.namespace).is_some_and(|namespace| namespace.users.contains_key(&user.user));
+    let known =
+        settings.namespaces.get(&user.namespace).is_some_and(|namespace| namespace.users.contains_key(&user.user));
     if !known {
         return Some("the user is no longer configured");
     }
@@ -228,7 +229,9 @@ fn reason_to_end(shared: &Shared, connection: &Connection, progress: &Progress) 
         return Some("the client takes no data");
     }
     let busy = || {
-        let at_work = |engine: &tokio::sync::Mutex<super::engine::Engine>| engine.try_lock().is_ok_and(|engine| !engine.is_busy());
+        let at_work = |engine: &tokio::sync::Mutex<super::engine::Engine>| {
+            engine.try_lock().is_ok_and(|engine| !engine.is_busy())
+        };
         connection.channels().iter().any(|channel| !at_work(&channel.engine))
     };
     (shared.is_stopping() && !busy()).then_some("the server is stopping")

@@ -109,26 +109,69 @@ pub(super) struct Attributes {
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    Init { version: u32 },
-    Open { path: Bytes, flags: u32 },
-    Close { handle: Bytes },
-    Read { handle: Bytes, offset: u64, length: u32 },
-    Write { handle: Bytes, offset: u64, data: Bytes },
+    Init {
+        version: u32,
+    },
+    Open {
+        path: Bytes,
+        flags: u32,
+    },
+    Close {
+        handle: Bytes,
+    },
+    Read {
+        handle: Bytes,
+        offset: u64,
+        length: u32,
+    },
+    Write {
+        handle: Bytes,
+        offset: u64,
+        data: Bytes,
+    },
     /// STAT and LSTAT: no link is ever followed or shown, so they do the same.
-    Stat { path: Bytes },
-    Fstat { handle: Bytes },
-    Setstat { path: Bytes, attributes: Attributes },
-    Fsetstat { handle: Bytes, attributes: Attributes },
-    Opendir { path: Bytes },
-    Readdir { handle: Bytes },
-    Remove { path: Bytes },
-    Mkdir { path: Bytes },
-    Rmdir { path: Bytes },
-    Realpath { path: Bytes },
-    Rename { from: Bytes, to: Bytes },
+    Stat {
+        path: Bytes,
+    },
+    Fstat {
+        handle: Bytes,
+    },
+    Setstat {
+        path: Bytes,
+        attributes: Attributes,
+    },
+    Fsetstat {
+        handle: Bytes,
+        attributes: Attributes,
+    },
+    Opendir {
+        path: Bytes,
+    },
+    Readdir {
+        handle: Bytes,
+    },
+    Remove {
+        path: Bytes,
+    },
+    Mkdir {
+        path: Bytes,
+    },
+    Rmdir {
+        path: Bytes,
+    },
+    Realpath {
+        path: Bytes,
+    },
+    Rename {
+        from: Bytes,
+        to: Bytes,
+    },
     /// READLINK and SYMLINK: there are no links here.
     Link,
-    Extended { name: Bytes, payload: Bytes },
+    Extended {
+        name: Bytes,
+        payload: Bytes,
+    },
     Unknown(u8),
 }
 
@@ -308,9 +351,9 @@ pub(super) fn status(id: u32, code: Code, text: &str) -> Vec<u8> {
     reply.finish()
 }
 
-pub(super) fn handle(id: u32, handle: u64) -> Vec<u8> {
-    let mut reply = Reply::begin(HANDLE, id, 12);
-    reply.string(&handle.to_be_bytes());
+pub(super) fn handle(id: u32, handle: &[u8]) -> Vec<u8> {
+    let mut reply = Reply::begin(HANDLE, id, 4 + handle.len());
+    reply.string(handle);
     reply.finish()
 }
 
@@ -398,14 +441,7 @@ mod tests {
         );
         check(
             packet(WRITE, 8, &[&string(b"h"), &5u64.to_be_bytes(), &string(b"data")]),
-            Ok((
-                8,
-                Request::Write {
-                    handle: Bytes::from_static(b"h"),
-                    offset: 5,
-                    data: Bytes::from_static(b"data"),
-                },
-            )),
+            Ok((8, Request::Write { handle: Bytes::from_static(b"h"), offset: 5, data: Bytes::from_static(b"data") })),
         );
         let times = [&8u32.to_be_bytes()[..], &1u32.to_be_bytes(), &2u32.to_be_bytes()].concat();
         check(
@@ -438,7 +474,7 @@ mod tests {
     #[test]
     fn replies() {
         assert_eq!(status(7, Code::Eof, "x"), b"\0\0\0\x14\x65\0\0\0\x07\0\0\0\x01\0\0\0\x01x\0\0\0\x02en");
-        assert_eq!(handle(1, 2), b"\0\0\0\x11\x66\0\0\0\x01\0\0\0\x08\0\0\0\0\0\0\0\x02");
+        assert_eq!(handle(1, b"02"), b"\0\0\0\x0b\x66\0\0\0\x01\0\0\0\x0202");
         let read = |out: &mut Vec<u8>| {
             out.extend_from_slice(b"abcdef");
             Ok(())

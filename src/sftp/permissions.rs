@@ -50,7 +50,9 @@ pub(super) enum Permit {
 pub(super) fn permit(ground: Ground, operation: Operation, collected_may_go: bool) -> Permit {
     match (ground, operation) {
         (Ground::Exchange, _) => Permit::Yes,
-        (Ground::Inbound, Operation::Write | Operation::Rename | Operation::Remove | Operation::SetAttributes) => Permit::Yes,
+        (Ground::Inbound, Operation::Write | Operation::Rename | Operation::Remove | Operation::SetAttributes) => {
+            Permit::Yes
+        }
         (Ground::Collected | Ground::Published, Operation::Read) => Permit::Yes,
         (Ground::Collected, Operation::Remove) if collected_may_go => Permit::Yes,
         (_, Operation::SetAttributes) => Permit::NoEffect,

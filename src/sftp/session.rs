@@ -100,13 +100,7 @@ struct State {
 
 impl Connection {
     pub(super) fn new(source: SocketAddr, end: CancellationToken) -> Arc<Self> {
-        Arc::new(Self {
-            source,
-            end,
-            begun: Instant::now(),
-            last_request: AtomicU64::new(0),
-            state: Mutex::default(),
-        })
+        Arc::new(Self { source, end, begun: Instant::now(), last_request: AtomicU64::new(0), state: Mutex::default() })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -276,12 +270,7 @@ impl Handler for SshSession {
         Ok(())
     }
 
-    async fn subsystem_request(
-        &mut self,
-        id: ChannelId,
-        name: &str,
-        session: &mut Session,
-    ) -> Result<(), Self::Error> {
+    async fn subsystem_request(&mut self, id: ChannelId, name: &str, session: &mut Session) -> Result<(), Self::Error> {
         let user = self.connection.user();
         match (self.open.get_mut(&id), user) {
             (Some(slot @ None), Some(user)) if name == "sftp" => {

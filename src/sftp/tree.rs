@@ -147,7 +147,11 @@ impl View<'_> {
     }
 
     fn kinds(&self) -> Vec<String> {
-        Kind::EVERY.into_iter().filter(|kind| sees_kind(self.role, *kind)).map(|kind| kind.as_str().to_owned()).collect()
+        Kind::EVERY
+            .into_iter()
+            .filter(|kind| sees_kind(self.role, *kind))
+            .map(|kind| kind.as_str().to_owned())
+            .collect()
     }
 
     fn inbound(&self, kind: &[u8], rest: &[Vec<u8>], dry_run: bool) -> Node {

@@ -76,7 +76,8 @@ pub enum ReceptionError {
     Store(#[from] StoreError),
 }
 
-const TAKEN: &str = "the file has been received and is being processed; send a new version by uploading the whole file again";
+const TAKEN: &str =
+    "the file has been received and is being processed; send a new version by uploading the whole file again";
 const TAKEN_OVER: &str = "another session has taken this upload over";
 
 /// Whether `name` is one that a client gives a file it has not finished: such a file is not processed before a rename.
@@ -287,12 +288,7 @@ impl Reception {
         Ok(Closed { id: receiving.key.id, bytes, temporary: receiving.temporary })
     }
 
-    fn completed(
-        &self,
-        sender: &Sender,
-        bytes: u64,
-        modified_at: Option<DateTime<Utc>>,
-    ) -> crate::store::Completed {
+    fn completed(&self, sender: &Sender, bytes: u64, modified_at: Option<DateTime<Utc>>) -> crate::store::Completed {
         let at = self.clock.now();
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         crate::store::Completed { bytes, modified_at, at, business_date: self.business_date(sender, at) }
@@ -370,9 +366,7 @@ impl Reception {
                 Err(ReceptionError::Refused("the file is still open for writing; close it, then rename it"))
             }
             Renamed::Source(_) => Err(ReceptionError::Refused(TAKEN)),
-            Renamed::Target(Stage::Receiving) => {
-                Err(ReceptionError::Refused("a file of that name is being uploaded"))
-            }
+            Renamed::Target(Stage::Receiving) => Err(ReceptionError::Refused("a file of that name is being uploaded")),
             Renamed::Target(_) => Err(ReceptionError::Refused("a file of that name exists already")),
         }
     }
@@ -383,10 +377,7 @@ impl Reception {
     /// [`ReceptionError::Missing`], [`ReceptionError::Refused`] once it is taken, store.
     pub fn remove(&self, sender: &Sender, place: &Place, name: &str) -> Result<(), ReceptionError> {
         let spot = self.spot(sender, place, name)?;
-        let found = self
-            .store
-            .sent(&spot, self.linger_from(&self.live.current()))?
-            .ok_or(ReceptionError::Missing)?;
+        let found = self.store.sent(&spot, self.linger_from(&self.live.current()))?.ok_or(ReceptionError::Missing)?;
         const TAKEN: &str = "the file has been received and is being processed; it can no longer be removed";
         if found.stage == Stage::Taken {
             return Err(ReceptionError::Refused(TAKEN));

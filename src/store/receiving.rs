@@ -87,8 +87,7 @@ pub struct Sent {
     pub received_at: Option<DateTime<Utc>>,
 }
 
-type SentRow =
-    (i64, String, String, String, i64, Option<DateTime<Utc>>, DateTime<Utc>, Option<DateTime<Utc>>);
+type SentRow = (i64, String, String, String, i64, Option<DateTime<Utc>>, DateTime<Utc>, Option<DateTime<Utc>>);
 
 impl From<SentRow> for Sent {
     fn from((id, name, state, session, bytes, modified_at, created_at, received_at): SentRow) -> Self {
@@ -188,12 +187,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
-    pub fn sent_files(
-        &self,
-        spot: &Spot<'_>,
-        linger_from: DateTime<Utc>,
-        most: i64,
-    ) -> Result<Vec<Sent>, StoreError> {
+    pub fn sent_files(&self, spot: &Spot<'_>, linger_from: DateTime<Utc>, most: i64) -> Result<Vec<Sent>, StoreError> {
         let rows: Vec<SentRow> = at(spot)
             .filter(
                 upload::state
@@ -213,12 +207,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
-    pub fn begin_receiving(
-        &self,
-        spot: &Spot<'_>,
-        session: &str,
-        now: DateTime<Utc>,
-    ) -> Result<i64, StoreError> {
+    pub fn begin_receiving(&self, spot: &Spot<'_>, session: &str, now: DateTime<Utc>) -> Result<i64, StoreError> {
         let mut connection = self.connection()?;
         Ok(connection.transaction(|connection| {
             diesel::sql_query("SET LOCAL synchronous_commit = off").execute(connection)?;
@@ -243,12 +232,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
-    pub fn resume_receiving(
-        &self,
-        namespace_id: i32,
-        found: &Sent,
-        session: &str,
-    ) -> Result<bool, StoreError> {
+    pub fn resume_receiving(&self, namespace_id: i32, found: &Sent, session: &str) -> Result<bool, StoreError> {
         let row: Option<i64> = diesel::update(upload::table)
             .filter(upload::namespace_id.eq(namespace_id).and(upload::id.eq(found.id)))
             .filter(upload::state.eq(found.stage.state()).and(upload::session.eq(&found.session)))
@@ -329,12 +313,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
-    pub fn touch_sent(
-        &self,
-        namespace_id: i32,
-        id: i64,
-        modified_at: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
+    pub fn touch_sent(&self, namespace_id: i32, id: i64, modified_at: DateTime<Utc>) -> Result<(), StoreError> {
         diesel::update(upload::table)
             .filter(upload::namespace_id.eq(namespace_id).and(upload::id.eq(id)))
             .set(upload::modified_at.eq(modified_at))
@@ -452,10 +431,8 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`] of the statement.
     pub fn bank_names(&self, namespace_id: i32) -> Result<BTreeSet<Name>, StoreError> {
-        let names: Vec<String> = bank::table
-            .filter(bank::namespace_id.eq(namespace_id))
-            .select(bank::name)
-            .load(&mut self.connection()?)?;
+        let names: Vec<String> =
+            bank::table.filter(bank::namespace_id.eq(namespace_id)).select(bank::name).load(&mut self.connection()?)?;
         Ok(names.iter().filter_map(|name| Name::parse(name).ok()).collect())
     }
 

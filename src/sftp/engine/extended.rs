@@ -86,9 +86,18 @@ impl Engine {
         let blocks = space.f_blocks.min(settings.limits.quota_bytes / block);
         Ok(packet::extended(id, |reply| {
             let figures = [
-                space.f_bsize, block, blocks, free, free, space.f_files, space.f_ffree, space.f_favail, 0,
+                space.f_bsize,
+                block,
+                blocks,
+                free,
+                free,
+                space.f_files,
+                space.f_ffree,
+                space.f_favail,
+                0,
                 // ST_NOSUID
-                2, 255,
+                2,
+                255,
             ];
             for figure in figures {
                 reply.long(figure);

@@ -135,7 +135,10 @@ impl Receiving {
             resumable: true,
         })?;
         if !self.written.add(offset, end) {
-            return Err(WriteError { text: "the file is written in too many separate pieces".into(), resumable: false });
+            return Err(WriteError {
+                text: "the file is written in too many separate pieces".into(),
+                resumable: false,
+            });
         }
         self.size = self.size.max(end);
         Ok(())
