@@ -1,5 +1,7 @@
 //! The SFTP endpoint against real clients (OpenSSH's `sftp`, russh-sftp, and packets made by hand) on a real PostgreSQL.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test that fails may panic")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -1071,6 +1073,57 @@ fn only_sftp_is_offered() {
         channels[0].request_subsystem(true, "sftp").await.unwrap();
         assert!(matches!(channels[0].wait().await, Some(russh::ChannelMsg::Failure)));
     });
+}
+
+#[test]
+fn channels_come_and_go() {
+    let world = World::new();
+    world.runtime.block_on(async {
+        let mut connection = Some(connect(&world, "acme-feed").await);
+        for round in 0..10 {
+            let open = connection.take().unwrap();
+            let channel = open.channel_open_session().await.unwrap();
+            channel.request_subsystem(true, "sftp").await.unwrap();
+            let mut raw = Raw { channel, received: BytesMut::new(), connection: open };
+            raw.send(&init()).await;
+            assert_eq!(raw.reply().await.unwrap().0, 2, "{round}");
+            raw.handle(&format!("/coupons/{round}.csv"), 26).await;
+            // Half of them end by EOF, half by CLOSE.
+            if round % 2 == 0 {
+                raw.channel.eof().await.unwrap();
+                assert!(raw.reply().await.is_none());
+            } else {
+                raw.channel.close().await.unwrap();
+            }
+            connection = Some(raw.connection);
+        }
+        drop(connection);
+    });
+    until("all are partial", || world.uploads().iter().all(|(_, state, _)| state == "partial"));
+    assert_eq!(world.uploads().len(), 10);
+}
+
+#[test]
+fn a_panic_ends_one_connection() {
+    let world = World::with(|settings| {
+        let users = &mut settings.namespaces.get_mut("acme").unwrap().users;
+        let panics = users["acme-feed"].clone();
+        users.insert("panics".into(), panics);
+    });
+    world.runtime.block_on(async {
+        let mut honest = Raw::new(&world, "acme-feed").await;
+        let handle = honest.handle("/coupons/honest.csv", 26).await;
+        let mut other = Raw::new(&world, "panics").await;
+        other.handle("/coupons/partial.csv", 26).await;
+        fail::cfg("sftp::answer", "panic").unwrap();
+        other.send(&request(17, 1, &[&string(b"/")])).await;
+        assert!(other.reply().await.is_none());
+        fail::remove("sftp::answer");
+        assert_eq!(honest.status(&write(1, &handle, 0, b"x"), 1).await.0, 0);
+        assert_eq!(honest.status(&close(2, &handle), 2).await.0, 0);
+    });
+    until("the other upload is partial", || world.uploads()[1].1 == "partial");
+    world.expect(&[("honest.csv", "received", 1), ("partial.csv", "partial", 0)]);
 }
 
 #[test]

@@ -427,7 +427,9 @@ mod tests {
 
     #[track_caller]
     fn check(packet: Bytes, expected: Result<(u32, Request), Malformed>) {
-        assert_eq!(parse(packet), expected);
+        let found = parse(packet);
+        assert!(found == expected, "{found:?} is not {expected:?}");
+        drop(expected);
     }
 
     #[test]

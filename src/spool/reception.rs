@@ -320,6 +320,7 @@ impl Reception {
         if mine && keep {
             receiving.settle();
         }
+        drop(receiving);
         Ok(())
     }
 
