@@ -212,6 +212,37 @@ fn namespace(of: &str, users: BTreeMap<String, User>) -> Namespace {
     }
 }
 
+fn settings(directory: &Path) -> Settings {
+    let key = std::fs::read_to_string(directory.join("key.pub")).unwrap();
+    let acme = BTreeMap::from([
+        ("acme-feed".to_owned(), user(Role::Client, &key)),
+        ("acme-feed2".to_owned(), user(Role::Client, &key)),
+        ("acme-mail".to_owned(), user(Role::Campaigns, &key)),
+        ("acme-all".to_owned(), user(Role::All, &key)),
+    ]);
+    let other = BTreeMap::from([("other-all".to_owned(), user(Role::All, &key))]);
+    Settings {
+        file: directory.join("coupond.toml"),
+        state_dir: directory.join("state"),
+        sftp: SftpSettings { listen: vec!["127.0.0.1:0".parse().unwrap()], host_keys: Vec::new() },
+        database: DatabaseSettings::Private,
+        mail: None,
+        openpgp: OpenpgpSettings { secret_keys: Vec::new() },
+        http: "127.0.0.1:0".parse().unwrap(),
+        spool: SpoolSettings {
+            settle: Duration::from_secs(10),
+            linger: Duration::from_secs(120),
+            partial_keep: Duration::from_secs(48 * 3600),
+            archive_keep: Duration::from_secs(30 * 86_400),
+        },
+        limits: limits(),
+        namespaces: BTreeMap::from([
+            (name("acme"), namespace("acme", acme)),
+            (name("other"), namespace("other", other)),
+        ]),
+    }
+}
+
 impl World {
     fn new() -> Self {
         Self::with(|_| {})
@@ -227,39 +258,12 @@ impl World {
             .status()
             .unwrap();
         assert!(made.success());
-        let key = std::fs::read_to_string(directory.path().join("key.pub")).unwrap();
-        let acme = BTreeMap::from([
-            ("acme-feed".to_owned(), user(Role::Client, &key)),
-            ("acme-feed2".to_owned(), user(Role::Client, &key)),
-            ("acme-mail".to_owned(), user(Role::Campaigns, &key)),
-            ("acme-all".to_owned(), user(Role::All, &key)),
-        ]);
-        let other = BTreeMap::from([("other-all".to_owned(), user(Role::All, &key))]);
-        let mut settings = Settings {
-            file: directory.path().join("coupond.toml"),
-            state_dir: directory.path().join("state"),
-            sftp: SftpSettings { listen: vec!["127.0.0.1:0".parse().unwrap()], host_keys: Vec::new() },
-            database: DatabaseSettings::Private,
-            mail: None,
-            openpgp: OpenpgpSettings { secret_keys: Vec::new() },
-            http: "127.0.0.1:0".parse().unwrap(),
-            spool: SpoolSettings {
-                settle: Duration::from_secs(10),
-                linger: Duration::from_secs(120),
-                partial_keep: Duration::from_secs(48 * 3600),
-                archive_keep: Duration::from_secs(30 * 86_400),
-            },
-            limits: limits(),
-            namespaces: BTreeMap::from([
-                (name("acme"), namespace("acme", acme)),
-                (name("other"), namespace("other", other)),
-            ]),
-        };
+        let mut settings = settings(directory.path());
         change(&mut settings);
         store.ensure_namespaces(settings.namespaces.keys()).unwrap();
         let keys = host_keys::load_or_create(&[], &settings.state_dir).unwrap();
         let live = LiveSettings::new(settings);
-        let clock = Clock::manual(Utc::now());
+        let clock = Clock::manual(Clock::system().now());
         let (wakes, pickups) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
         let woken = Arc::clone(&wakes);
         let wake = Arc::new(move || {
