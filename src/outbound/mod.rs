@@ -26,9 +26,9 @@ mod due;
 mod error;
 mod export;
 mod gate;
+mod keyed;
 mod lease;
 mod manifest;
-mod parts;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,7 +37,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 pub use doors::{ListError, Lists, Seal, SealError, Sealed, Seals};
 pub use error::{Act, OutboundError};
-pub use parts::KeyedDoors;
+pub use keyed::KeyedDoors;
 
 use crate::clock::Clock;
 use crate::config::{LiveSettings, Name, Namespace, Settings};
