@@ -3,16 +3,16 @@
 //! ```text
 //! batch:   due -> waiting -> due;  due or waiting -> assigned -> exported -> collected
 //!
-//! due        [`due`]      its list was accepted, and its campaign fired (or needs no firing)
-//! waiting    [`gate`]     redemptions are stale, or stock is short; looks again every few seconds
-//! assigned   [`assign`]   one transaction: codes handed out, counters moved, everything recorded
-//! exported   [`deliver`]  its files are in `/assignments/<campaign>/`, the manifest last
+//! due        `due`      its list was accepted, and its campaign fired (or needs no firing)
+//! waiting    `gate`     redemptions are stale, or stock is short; looks again every few seconds
+//! assigned   `assign`   one transaction: codes handed out, counters moved, everything recorded
+//! exported   `deliver`  its files are in `/assignments/<campaign>/`, the manifest last
 //! ```
-//! Several daemons may share a store and a spool. Who works on a batch holds a lease with a fencing number ([`lease`]);
+//! Several daemons may share a store and a spool. Who works on a batch holds a lease with a fencing number (`lease`);
 //! every durable step checks it. Killed at any moment, the next run goes on from the state in the store:
 //! - before `assigned` nothing has happened, and the draw is made anew;
 //! - from `assigned` on, who got what is recorded and no further code is drawn. The files are written from the record and
-//!   the list ([`export`]) out of sight; then their hashes are recorded as the manifest; only then is the first of them
+//!   the list (`export`) out of sight; then their hashes are recorded as the manifest; only then is the first of them
 //!   published. So a file that is published is never written again, even where encryption makes other bytes each time.
 //!
 //! Points at which a test ends the process (feature `failpoints`): `outbound-before-assign`, `outbound-after-assign`,
@@ -26,9 +26,9 @@ mod due;
 mod error;
 mod export;
 mod gate;
+mod keyed;
 mod lease;
 mod manifest;
-mod parts;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,7 +37,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 pub use doors::{ListError, Lists, Seal, SealError, Sealed, Seals};
 pub use error::{Act, OutboundError};
-pub use parts::KeyedDoors;
+pub use keyed::KeyedDoors;
 
 use crate::clock::Clock;
 use crate::config::{LiveSettings, Name, Namespace, Settings};

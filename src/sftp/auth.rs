@@ -7,7 +7,6 @@ use std::sync::Arc;
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use russh::keys::ssh_key::authorized_keys::Entry;
 use russh::keys::{Algorithm, PublicKey};
 use tokio::sync::Semaphore;
 
@@ -29,14 +28,26 @@ const HARMLESS: [&str; 8] = [
 
 /// The key of one configured line, or why the line does not count.
 fn configured_key(line: &str) -> Result<PublicKey, String> {
-    let entry: Entry = line.trim().parse().map_err(|error| format!("not an OpenSSH public key: {error}"))?;
-    match entry.config_opts().iter().find(|option| !HARMLESS.contains(option)) {
-        Some(option) => {
+    let line = line.trim();
+    let key_first = ["ssh-", "ecdsa-", "sk-"].iter().any(|kind| line.starts_with(kind));
+    let (options, key) = if key_first { ("", line) } else { split_options(line) };
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        if !HARMLESS.contains(&option) {
             let name = option.split('=').next().unwrap_or_default();
-            Err(format!("option `{name}` is not supported: use allow_from, or leave it out"))
+            return Err(format!("option `{name}` is not supported: use allow_from, or leave it out"));
         }
-        None => Ok(entry.into()),
     }
+    key.parse().map_err(|error| format!("not an OpenSSH public key: {error}"))
+}
+
+/// Options end at the first blank that no quotes hold.
+fn split_options(line: &str) -> (&str, &str) {
+    let mut quoted = false;
+    let end = line.find(|letter: char| {
+        quoted ^= letter == '"';
+        letter == ' ' && !quoted
+    });
+    end.and_then(|end| line.split_at_checked(end)).map_or((line, ""), |(options, key)| (options, key.trim_start()))
 }
 
 /// Whether `algorithm` and the size of `key` are good enough today: no SHA-1, no RSA under 2048 bits, no DSA.
@@ -136,6 +147,8 @@ mod tests {
         assert!(configured_key(&format!("restrict,no-pty {KEY} feed")).is_ok());
         let refused = configured_key(&format!("from=\"192.0.2.1\" {KEY}")).unwrap_err();
         assert!(refused.contains("`from`"), "{refused}");
+        let refused = configured_key(&format!("no-pty,command=\"a b,c\" {KEY}")).unwrap_err();
+        assert!(refused.contains("`command`"), "{refused}");
         assert!(configured_key(&format!("cert-authority {KEY}")).is_err());
         assert!(configured_key("ssh-ed25519 nonsense").is_err());
         assert!(configured_key("").is_err());

@@ -107,6 +107,11 @@ impl Inbox {
         self.changed.notify_one();
     }
 
+    /// Whether the channel has ended, from either side.
+    pub(super) fn is_gone(&self) -> bool {
+        self.lock().gone
+    }
+
     /// The handler's turn.
     pub(super) fn turn(&self) -> Result<Turn, Fatal> {
         let mut queue = self.lock();
@@ -226,6 +231,7 @@ impl Channel {
                     Step::Stop { finish } => {
                         self.inbox.caught_up.notify_one();
                         if finish {
+                            self.engine.lock().await.abandon().await;
                             // The session may be gone already; then nobody waits for these.
                             let _ = self.handle.exit_status_request(self.id, 0).await;
                             let _ = self.handle.eof(self.id).await;
@@ -251,6 +257,9 @@ impl Channel {
             return Ok(Step::Wait);
         }
         queue.pumping = false;
+        // What a burst made of the buffer is not kept for the rest of the session.
+        let rest = std::mem::take(&mut queue.bytes);
+        queue.bytes.extend_from_slice(&rest);
         if queue.eof {
             queue.gone = true;
         }

@@ -89,6 +89,7 @@ impl Engine {
         if !self.initialised {
             return Err(Fatal::NotInitialised);
         }
+        fail::fail_point!("sftp::answer", self.sender.user == "panics", |_| Err(Fatal::Malformed));
         Ok(match self.dispatch(id, request).await {
             Ok(reply) => reply,
             Err(Refusal { code, text }) => packet::status(id, code, &text),

@@ -1,4 +1,5 @@
-//! What a session has open. A handle is a random number, so that no client can guess or count its way to another one.
+//! What a session has open. A handle is a random number, so that no client can guess or count its way to another one,
+//! in hexadecimal digits, because some clients keep handles as text.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -77,8 +78,8 @@ impl Handles {
         Err(Refusal::failure(format!("too many open {what}: at most {most} in a session; close some first")))
     }
 
-    pub(super) fn insert(&mut self, what: Open, path: VirtualPath) -> u64 {
-        let mut id = rand::random();
+    pub(super) fn insert(&mut self, what: Open, path: VirtualPath) -> [u8; 16] {
+        let mut id: u64 = rand::random();
         while self.open.contains_key(&id) {
             id = rand::random();
         }
@@ -86,7 +87,7 @@ impl Handles {
             self.directories += 1;
         }
         self.open.insert(id, Opened { what, path, since: Instant::now() });
-        id
+        wire(id)
     }
 
     pub(super) fn get(&mut self, handle: &[u8]) -> Result<&mut Opened, Refusal> {
@@ -111,8 +112,19 @@ impl Handles {
     }
 }
 
+fn wire(id: u64) -> [u8; 16] {
+    let mut digits = [0; 16];
+    for (place, digit) in digits.iter_mut().enumerate() {
+        let nibble = id >> (60 - 4 * place) & 0xf;
+        *digit = *b"0123456789abcdef".get(nibble as usize).unwrap_or(&b'0');
+    }
+    digits
+}
+
+/// Exactly what [`wire`] makes: 16 digits, lower case.
 fn key(handle: &[u8]) -> Option<u64> {
-    handle.try_into().ok().map(u64::from_be_bytes)
+    let id = u64::from_str_radix(std::str::from_utf8(handle).ok()?, 16).ok()?;
+    (wire(id) == handle).then_some(id)
 }
 
 fn unknown() -> Refusal {
@@ -127,10 +139,10 @@ mod tests {
     fn handles_are_exact_and_counted() {
         let mut handles = Handles::default();
         let listing = || Open::Directory(Listing::Ready(VecDeque::new()));
-        let id = handles.insert(listing(), VirtualPath::default());
-        let wire = id.to_be_bytes();
+        let wire = handles.insert(listing(), VirtualPath::default());
         assert!(handles.get(&wire).is_ok());
-        assert!(handles.get(&wire[..7]).is_err());
+        assert!(handles.get(&wire[..15]).is_err());
+        assert!(handles.get(&wire.map(|digit| if digit == b'a' { b'A' } else { b'+' })).is_err());
         assert!(handles.get(&[wire.as_slice(), b"\0"].concat()).is_err());
         assert!(handles.get(b"").is_err());
         assert!(handles.get(&[0; 300]).is_err());

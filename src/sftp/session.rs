@@ -187,6 +187,8 @@ impl SshSession {
             match channel.inbox.turn()? {
                 Turn::Rest => return Ok(()),
                 Turn::Finish => {
+                    // russh tells nothing more about a channel that this side has closed.
+                    channel.engine.lock().await.abandon().await;
                     session.exit_status_request(channel.id, 0)?;
                     session.eof(channel.id)?;
                     session.close(channel.id)?;
@@ -260,6 +262,8 @@ impl Handler for SshSession {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
+        self.open.retain(|_, channel| channel.as_ref().is_none_or(|channel| !channel.inbox.is_gone()));
+        self.connection.state().channels.retain(|_, channel| !channel.inbox.is_gone());
         // Dropping `channel` with its read half keeps russh from waiting for a reader that is not there.
         if self.open.len() >= MOST_CHANNELS || channel.writable_packet_size().await < SMALLEST_PACKET {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;

@@ -108,7 +108,8 @@ FROM (SELECT p.customer, min(p.ordinal) AS ordinal FROM recipient p GROUP BY p.c
 /// Ranks lie in the order of the table's pages, so a range of them is found by their ranges.
 const NEEDERS_FOUND: &str = "CREATE INDEX ON needer USING brin (rank); ANALYZE needer;";
 
-/// Takes the next codes of one lot for the customers numbered from $9 on.
+/// Takes the next codes of one lot for the customers numbered from $9 on. Inserted in the order of the large index, whose
+/// pages are then visited once each; the other index only grows where the lot is being handed out.
 const TAKE: &str = "
 WITH given AS (
     INSERT INTO assignment AS a
@@ -120,6 +121,7 @@ WITH given AS (
                   AND NOT EXISTS (SELECT FROM redemption r WHERE r.namespace_id = $1 AND r.code = c.code)) k) t
     JOIN needer n ON n.rank = t.place + $9
     WHERE t.place <= $10 AND n.rank > $9 AND n.rank <= $9 + $10
+    ORDER BY n.customer
     RETURNING a.seq)
 SELECT count(*) AS taken, max(g.seq) AS last FROM given g";
 

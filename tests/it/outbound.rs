@@ -20,7 +20,7 @@ use coupond::config::*;
 use coupond::outbound::{ListError, Lists, Outbound, Seal, SealError, Sealed, Seals};
 use coupond::reason::Reason;
 use coupond::recipients::Row;
-use coupond::store::{Store, StoreError};
+use coupond::store::Store;
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
@@ -312,19 +312,15 @@ impl World {
     }
 
     fn sql(&self, statements: &str) {
-        self.store.transaction::<_, StoreError>(|open| Ok(open.batch_execute(statements)?)).unwrap();
+        self.store.connection().unwrap().batch_execute(statements).unwrap();
     }
 
     fn number(&self, query: &str) -> i64 {
-        self.store
-            .transaction::<_, StoreError>(|open| Ok(diesel::sql_query(query).get_result::<Number>(open)?.n))
-            .unwrap()
+        diesel::sql_query(query).get_result::<Number>(&mut self.store.connection().unwrap()).unwrap().n
     }
 
     fn word(&self, query: &str) -> String {
-        self.store
-            .transaction::<_, StoreError>(|open| Ok(diesel::sql_query(query).get_result::<Word>(open)?.t))
-            .unwrap()
+        diesel::sql_query(query).get_result::<Word>(&mut self.store.connection().unwrap()).unwrap().t
     }
 
     fn upload(&mut self, kind: &str, target: &str, name: &str) -> i64 {
@@ -675,6 +671,78 @@ fn a_lost_claim_changes_nothing() {
     assert!(world.store.batch_exported(stale.claim, now).is_err());
 }
 
+// ---- killed between any two durable steps -------------------------------------------------------------------------
+
+/// A daemon of its own, which the test below starts and kills.
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_daemon_that_is_killed() {
+    let Ok(url) = std::env::var("OUTBOUND_TEST_URL") else { return };
+    let _scenario = fail::FailScenario::setup();
+    let state = PathBuf::from(std::env::var("OUTBOUND_TEST_STATE").unwrap());
+    let clock = Clock::manual(std::env::var("OUTBOUND_TEST_NOW").unwrap().parse().unwrap());
+    let store = Store::connect(&url, 4).unwrap();
+    store.ensure_namespaces([&name("acme")].into_iter()).unwrap();
+    let seals = Arc::new(Scrambler(Arc::new(AtomicU8::new(100))));
+    let _ = Outbound::new(store, LiveSettings::new(settings(&state)), clock, Arc::new(PlainLists), seals).tick();
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn killed_between_any_two_durable_steps_it_goes_on() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let mut world = World::new();
+    world.lot("spring", None, &codes("S", 200));
+    let points = [
+        "before-assign",
+        "after-assign",
+        "after-export",
+        "after-record",
+        "between-files",
+        "before-manifest",
+        "after-manifest",
+    ];
+    for (round, point) in points.into_iter().enumerate() {
+        for campaign in ["partial", "sealed"] {
+            let customers: Vec<String> = (0..5).map(|n| format!("c{}", round * 3 + n)).collect();
+            let upload = world.list(campaign, "list.csv", &format!("customer_id\n{}\n", customers.join("\n")));
+            let killed = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "outbound::a_daemon_that_is_killed"])
+                .env("OUTBOUND_TEST_URL", world._server.url())
+                .env("OUTBOUND_TEST_STATE", world.state.path())
+                .env("OUTBOUND_TEST_NOW", world.clock.now().to_rfc3339())
+                .env("FAILPOINTS", format!("outbound-{point}=return"))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .unwrap();
+            assert_eq!(killed.signal(), Some(6), "{point}: the daemon was not killed");
+            let drawn = world.number("SELECT count(*) AS n FROM assignment");
+            let directory = world.path(campaign, upload, "x").parent().unwrap().to_owned();
+            let before = if directory.exists() { snapshot(&directory) } else { BTreeMap::new() };
+            // The dead daemon's lease must run out first.
+            world.tick();
+            assert_ne!(world.state_of(upload), "exported", "{point}");
+            world.clock.advance(TimeDelta::seconds(60));
+            world.tick();
+            assert_eq!(world.state_of(upload), "exported", "{point}");
+            if point != "before-assign" {
+                assert_eq!(world.number("SELECT count(*) AS n FROM assignment"), drawn, "{point}");
+            }
+            let after = snapshot(&directory);
+            for (name, bytes) in before {
+                assert!(after[&name] == bytes, "{point}: {name} was written again");
+            }
+            let manifest = world.manifest(campaign, upload);
+            assert_eq!(manifest["files"][0]["rows"], 5);
+            let listed = manifest["files"][0]["name"].as_str().unwrap();
+            assert_eq!(manifest["files"][0]["bytes"], after[listed].len() as u64);
+            assert_eq!(fs::read_dir(world.spool("prepared")).unwrap().count(), 0, "{point}");
+        }
+    }
+    assert_eq!(world.number("SELECT count(*) AS n FROM assignment"), 6 * 3 + 5);
+}
+
 // ---- the store against a naive model ------------------------------------------------------------------------------
 
 struct Dice(u64);
@@ -806,9 +874,9 @@ fn the_store_does_what_a_naive_model_does() {
                     world.tick();
                     let open_on = window::open_on(world.clock.now(), "America/New_York".parse().unwrap());
                     for (upload, list) in std::mem::take(&mut model.waiting) {
-                        check(&world, &mut model, ("wait", WhenShort::Wait), upload, list, open_on, &context);
+                        check_batch(&world, &mut model, ("wait", WhenShort::Wait), (upload, list), open_on, &context);
                     }
-                    check(&world, &mut model, (campaign, when_short), upload, list, open_on, &context);
+                    check_batch(&world, &mut model, (campaign, when_short), (upload, list), open_on, &context);
                 }
             }
         }
@@ -816,13 +884,11 @@ fn the_store_does_what_a_naive_model_does() {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one step of the model and all that it touches")]
-fn check(
+fn check_batch(
     world: &World,
     model: &mut Model,
     (campaign, when_short): (&str, WhenShort),
-    upload: i64,
-    list: Vec<String>,
+    (upload, list): (i64, Vec<String>),
     open_on: NaiveDate,
     context: &str,
 ) {

@@ -1,5 +1,7 @@
 //! The SFTP endpoint against real clients (OpenSSH's `sftp`, russh-sftp, and packets made by hand) on a real PostgreSQL.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test that fails may panic")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -210,12 +212,42 @@ fn namespace(of: &str, users: BTreeMap<String, User>) -> Namespace {
     }
 }
 
+fn settings(directory: &Path) -> Settings {
+    let key = std::fs::read_to_string(directory.join("key.pub")).unwrap();
+    let acme = BTreeMap::from([
+        ("acme-feed".to_owned(), user(Role::Client, &key)),
+        ("acme-feed2".to_owned(), user(Role::Client, &key)),
+        ("acme-mail".to_owned(), user(Role::Campaigns, &key)),
+        ("acme-all".to_owned(), user(Role::All, &key)),
+    ]);
+    let other = BTreeMap::from([("other-all".to_owned(), user(Role::All, &key))]);
+    Settings {
+        file: directory.join("coupond.toml"),
+        state_dir: directory.join("state"),
+        sftp: SftpSettings { listen: vec!["127.0.0.1:0".parse().unwrap()], host_keys: Vec::new() },
+        database: DatabaseSettings::Private,
+        mail: None,
+        openpgp: OpenpgpSettings { secret_keys: Vec::new() },
+        http: "127.0.0.1:0".parse().unwrap(),
+        spool: SpoolSettings {
+            settle: Duration::from_secs(10),
+            linger: Duration::from_secs(120),
+            partial_keep: Duration::from_secs(48 * 3600),
+            archive_keep: Duration::from_secs(30 * 86_400),
+        },
+        limits: limits(),
+        namespaces: BTreeMap::from([
+            (name("acme"), namespace("acme", acme)),
+            (name("other"), namespace("other", other)),
+        ]),
+    }
+}
+
 impl World {
     fn new() -> Self {
         Self::with(|_| {})
     }
 
-    #[expect(clippy::too_many_lines, reason = "the settings are written out once")]
     fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let postgres = Postgres::shared();
         let store = postgres.store();
@@ -226,34 +258,7 @@ impl World {
             .status()
             .unwrap();
         assert!(made.success());
-        let key = std::fs::read_to_string(directory.path().join("key.pub")).unwrap();
-        let acme = BTreeMap::from([
-            ("acme-feed".to_owned(), user(Role::Client, &key)),
-            ("acme-feed2".to_owned(), user(Role::Client, &key)),
-            ("acme-mail".to_owned(), user(Role::Campaigns, &key)),
-            ("acme-all".to_owned(), user(Role::All, &key)),
-        ]);
-        let other = BTreeMap::from([("other-all".to_owned(), user(Role::All, &key))]);
-        let mut settings = Settings {
-            file: directory.path().join("coupond.toml"),
-            state_dir: directory.path().join("state"),
-            sftp: SftpSettings { listen: vec!["127.0.0.1:0".parse().unwrap()], host_keys: Vec::new() },
-            database: DatabaseSettings::Private,
-            mail: None,
-            openpgp: OpenpgpSettings { secret_keys: Vec::new() },
-            http: "127.0.0.1:0".parse().unwrap(),
-            spool: SpoolSettings {
-                settle: Duration::from_secs(10),
-                linger: Duration::from_secs(120),
-                partial_keep: Duration::from_secs(48 * 3600),
-                archive_keep: Duration::from_secs(30 * 86_400),
-            },
-            limits: limits(),
-            namespaces: BTreeMap::from([
-                (name("acme"), namespace("acme", acme)),
-                (name("other"), namespace("other", other)),
-            ]),
-        };
+        let mut settings = settings(directory.path());
         change(&mut settings);
         store.ensure_namespaces(settings.namespaces.keys()).unwrap();
         let keys = host_keys::load_or_create(&[], &settings.state_dir).unwrap();
@@ -1072,6 +1077,57 @@ fn only_sftp_is_offered() {
         channels[0].request_subsystem(true, "sftp").await.unwrap();
         assert!(matches!(channels[0].wait().await, Some(russh::ChannelMsg::Failure)));
     });
+}
+
+#[test]
+fn channels_come_and_go() {
+    let world = World::new();
+    world.runtime.block_on(async {
+        let mut connection = Some(connect(&world, "acme-feed").await);
+        for round in 0..10 {
+            let open = connection.take().unwrap();
+            let channel = open.channel_open_session().await.unwrap();
+            channel.request_subsystem(true, "sftp").await.unwrap();
+            let mut raw = Raw { channel, received: BytesMut::new(), connection: open };
+            raw.send(&init()).await;
+            assert_eq!(raw.reply().await.unwrap().0, 2, "{round}");
+            raw.handle(&format!("/coupons/{round}.csv"), 26).await;
+            // Half of them end by EOF, half by CLOSE.
+            if round % 2 == 0 {
+                raw.channel.eof().await.unwrap();
+                assert!(raw.reply().await.is_none());
+            } else {
+                raw.channel.close().await.unwrap();
+            }
+            connection = Some(raw.connection);
+        }
+        drop(connection);
+    });
+    until("all are partial", || world.uploads().iter().all(|(_, state, _)| state == "partial"));
+    assert_eq!(world.uploads().len(), 10);
+}
+
+#[test]
+fn a_panic_ends_one_connection() {
+    let world = World::with(|settings| {
+        let users = &mut settings.namespaces.get_mut("acme").unwrap().users;
+        let panics = users["acme-feed"].clone();
+        users.insert("panics".into(), panics);
+    });
+    world.runtime.block_on(async {
+        let mut honest = Raw::new(&world, "acme-feed").await;
+        let handle = honest.handle("/coupons/honest.csv", 26).await;
+        let mut other = Raw::new(&world, "panics").await;
+        other.handle("/coupons/partial.csv", 26).await;
+        fail::cfg("sftp::answer", "panic").unwrap();
+        other.send(&request(17, 1, &[&string(b"/")])).await;
+        assert!(other.reply().await.is_none());
+        fail::remove("sftp::answer");
+        assert_eq!(honest.status(&write(1, &handle, 0, b"x"), 1).await.0, 0);
+        assert_eq!(honest.status(&close(2, &handle), 2).await.0, 0);
+    });
+    until("the other upload is partial", || world.uploads()[1].1 == "partial");
+    world.expect(&[("honest.csv", "received", 1), ("partial.csv", "partial", 0)]);
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Engine {
             Node::Exchange(below) => on_disk(&self.exchange(&settings)?, &below, None)?,
             Node::DropFile(..) | Node::ShelfFile(..) | Node::Nothing => return Err(Refusal::missing()),
         };
-        Ok(packet::handle(id, self.handles.insert(Open::Directory(listing), path)))
+        Ok(packet::handle(id, &self.handles.insert(Open::Directory(listing), path)))
     }
 
     fn directories(&self, names: Vec<String>) -> VecDeque<Entry> {

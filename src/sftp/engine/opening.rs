@@ -44,7 +44,7 @@ impl Engine {
             Node::Exchange(below) => self.open_exchange(&settings, below, flags)?,
             Node::Listing(_) | Node::Drop(..) | Node::Shelf(_) | Node::Nothing => return Err(Refusal::missing()),
         };
-        Ok(packet::handle(id, self.handles.insert(what, path)))
+        Ok(packet::handle(id, &self.handles.insert(what, path)))
     }
 
     async fn open_upload(
