@@ -64,7 +64,7 @@ fn files_that_are_not_what_they_should_be() {
     case.check("tab.csv", "A1\tx\nA2\ty\n", "/coupons/spring26", ("rejected", "BAD_COLUMN_DELIMITER", Some(1)));
     case.check("pipe.csv", "A1|2026\n", "/redemptions", ("rejected", "BAD_COLUMN_DELIMITER", Some(1)));
     case.check("latin.csv", b"bank_name,code\nspring26,A1\nspring26,\xe4\n", "/coupons", ("rejected", "NOT_UTF8", Some(3)));
-    case.check("utf16.csv", b"\xff\xfeA\x001\x00\n\x00", "/redemptions", ("rejected", "NOT_UTF8", None));
+    case.check("utf16.csv", b"\xff\xfeA\x001\x00\n\x00", "/redemptions", ("rejected", "NOT_UTF8", Some(1)));
     case.check("mac.csv", "A1\rA2\rA3\r", "/coupons/spring26", ("rejected", "BAD_ROW_DELIMITER", Some(1)));
     case.check("lone.csv", "A1\nA2\rA3\n", "/redemptions", ("rejected", "BAD_ROW_DELIMITER", Some(2)));
     case.check("empty.csv", "", "/coupons/spring26", ("rejected", "NO_ROWS", None));
