@@ -27,9 +27,18 @@ fn every_key_leads_with_the_namespace() {
     let unique = "FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid JOIN pg_class n ON n.oid = i.indexrelid \
                   JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = i.indkey[0] \
                   WHERE i.indisunique AND t.relname <> 'namespace' AND t.";
-    let bad = lines(&database, &format!("SELECT n.relname || ' begins with ' || a.attname AS line {unique}{OURS} AND a.attname <> 'namespace_id'").replace("AND relname", "AND t.relname"));
+    let bad = lines(
+        &database,
+        &format!(
+            "SELECT n.relname || ' begins with ' || a.attname AS line {unique}{OURS} AND a.attname <> 'namespace_id'"
+        )
+        .replace("AND relname", "AND t.relname"),
+    );
     assert_eq!(bad, Vec::<String>::new(), "unique indexes that do not lead with namespace_id");
-    let all = lines(&database, &format!("SELECT n.relname || '' AS line {unique}{OURS}").replace("AND relname", "AND t.relname"));
+    let all = lines(
+        &database,
+        &format!("SELECT n.relname || '' AS line {unique}{OURS}").replace("AND relname", "AND t.relname"),
+    );
     assert!(all.len() >= 9, "{all:?}");
     let bad = lines(
         &database,

@@ -87,7 +87,9 @@ fn migrate_on_a_url() {
     let daemon = Daemon::prepare(&[("acme", ACME)]);
     let empty = Database::empty();
     let main = std::fs::read_to_string(daemon.path("coupond.toml")).unwrap();
-    let lines = main.lines().map(|line| if line.starts_with("url") { format!("url = {:?}", empty.url) } else { line.to_owned() });
+    let lines = main
+        .lines()
+        .map(|line| if line.starts_with("url") { format!("url = {:?}", empty.url) } else { line.to_owned() });
     daemon.write("coupond.toml", &lines.fold(String::new(), |text, line| text + &line + "\n"));
     for _ in 0..2 {
         let (code, out, err) = said(&daemon.command(&["migrate"]));
@@ -95,7 +97,10 @@ fn migrate_on_a_url() {
     }
     assert!(empty.tables().contains(&"coupon".to_owned()));
     // A server that cannot be reached: what failed, and why, and no success.
-    daemon.write("coupond.toml", "state_dir = \"state\"\n[database]\nurl = \"postgresql://nobody@127.0.0.1:1/none?connect_timeout=2\"\n");
+    daemon.write(
+        "coupond.toml",
+        "state_dir = \"state\"\n[database]\nurl = \"postgresql://nobody@127.0.0.1:1/none?connect_timeout=2\"\n",
+    );
     let (code, _, err) = said(&daemon.command(&["migrate"]));
     assert_eq!(code, Some(1));
     assert!(err.starts_with("error: failed to "), "{err}");

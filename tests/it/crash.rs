@@ -49,8 +49,11 @@ fn each(names: &[&str], one: impl Fn(&str) + Sync) {
     });
 }
 
+/// Uploads a file that the daemon aborts over: after it has been received, and maybe before that is answered.
 #[track_caller]
-fn wait_aborted(daemon: &mut Daemon, at: &str) {
+fn put_and_abort(daemon: &mut Daemon, client: &Client, (name, content, directory): (&str, &str, &str), at: &str) {
+    client.write(name, content);
+    client.run(&[&format!("put {name} {directory}/")]);
     let status = daemon.wait_ended();
     assert_eq!(status.signal(), Some(6), "{at}: ended with {status}");
 }
@@ -62,12 +65,15 @@ fn between_the_durable_steps_of_an_upload() {
         daemon.spawn(&format!("{point}=return"));
         daemon.wait_ready();
         let feed = daemon.client("acme-feed");
-        feed.put("codes.csv", "A1\nA2\nA 3\nA4\n", "/coupons/spring26");
-        wait_aborted(&mut daemon, point);
+        put_and_abort(&mut daemon, &feed, ("codes.csv", "A1\nA2\nA 3\nA4\n", "/coupons/spring26"), point);
 
         daemon.start();
         let report = feed.report("codes.csv");
-        assert_eq!((report["status"].as_str(), report["rows"]["accepted"].as_u64()), (Some("applied"), Some(3)), "{point}");
+        assert_eq!(
+            (report["status"].as_str(), report["rows"]["accepted"].as_u64()),
+            (Some("applied"), Some(3)),
+            "{point}"
+        );
         assert_eq!(feed.rejects(&report).len(), 1, "{point}");
         daemon.wait_idle();
         assert_eq!(daemon.count("SELECT count(*) FROM coupon"), 3, "{point}");
@@ -91,8 +97,7 @@ fn between_the_durable_steps_of_a_refusal_and_of_redemptions() {
         ] {
             daemon.spawn(&format!("{point}=return"));
             daemon.wait_ready();
-            feed.put(name, content, directory);
-            wait_aborted(&mut daemon, point);
+            put_and_abort(&mut daemon, &feed, (name, content, directory), point);
             daemon.start();
             assert_eq!(feed.report(name)["status"], status, "{point} {name}");
             assert!(daemon.stop().success());
@@ -134,9 +139,8 @@ fn between_the_durable_steps_of_a_batch() {
         for (campaign, customers, new) in [("winback", "c1\nc2\nc3\nc4\n", 4), ("sealed", "c3\nc4\nd1\nd2\nd3\n", 2)] {
             daemon.spawn(&format!("{point}=return"));
             daemon.wait_ready();
-            mail.put(&format!("{campaign}.csv"), format!("customer_id\n{customers}"), &format!("/recipients/{campaign}"));
-            // The first list leaves nobody without a code, and so has one file only.
-            wait_aborted(&mut daemon, point);
+            let (name, content) = (format!("{campaign}.csv"), format!("customer_id\n{customers}"));
+            put_and_abort(&mut daemon, &mail, (&name, &content, &format!("/recipients/{campaign}")), point);
             daemon.start();
             let collected = mail.collect(campaign, campaign);
             assert_eq!(collected.manifest["rows"]["new"], new, "{point}: {:#}", collected.manifest);

@@ -30,7 +30,13 @@ struct Case<'a> {
 
 impl Case<'_> {
     #[track_caller]
-    fn check(&self, name: &str, content: impl AsRef<[u8]>, directory: &str, (status, reason, line): Expected<'_>) -> Value {
+    fn check(
+        &self,
+        name: &str,
+        content: impl AsRef<[u8]>,
+        directory: &str,
+        (status, reason, line): Expected<'_>,
+    ) -> Value {
         let report = self.client.send(name, &content, directory);
         let refused = &report["refused"];
         assert_eq!(
@@ -59,17 +65,28 @@ fn files_that_are_not_what_they_should_be() {
     gpg.import(&client.get("/openpgp/coupond.asc"));
     let case = Case { daemon: &daemon, client: &client };
 
-    let report = case.check("semicolon.csv", "bank_name;code\nspring26;A1\n", "/coupons", ("rejected", "BAD_COLUMN_DELIMITER", Some(1)));
+    let report = case.check(
+        "semicolon.csv",
+        "bank_name;code\nspring26;A1\n",
+        "/coupons",
+        ("rejected", "BAD_COLUMN_DELIMITER", Some(1)),
+    );
     assert!(report["refused"]["message"].as_str().unwrap().contains("comma"), "{report:#}");
     case.check("tab.csv", "A1\tx\nA2\ty\n", "/coupons/spring26", ("rejected", "BAD_COLUMN_DELIMITER", Some(1)));
     case.check("pipe.csv", "A1|2026\n", "/redemptions", ("rejected", "BAD_COLUMN_DELIMITER", Some(1)));
-    case.check("latin.csv", b"bank_name,code\nspring26,A1\nspring26,\xe4\n", "/coupons", ("rejected", "NOT_UTF8", Some(3)));
+    case.check(
+        "latin.csv",
+        b"bank_name,code\nspring26,A1\nspring26,\xe4\n",
+        "/coupons",
+        ("rejected", "NOT_UTF8", Some(3)),
+    );
     case.check("utf16.csv", b"\xff\xfeA\x001\x00\n\x00", "/redemptions", ("rejected", "NOT_UTF8", Some(1)));
     case.check("mac.csv", "A1\rA2\rA3\r", "/coupons/spring26", ("rejected", "BAD_ROW_DELIMITER", Some(1)));
     case.check("lone.csv", "A1\nA2\rA3\n", "/redemptions", ("rejected", "BAD_ROW_DELIMITER", Some(2)));
     case.check("empty.csv", "", "/coupons/spring26", ("rejected", "NO_ROWS", None));
     case.check("header-only.csv", "bank_name,code\n", "/coupons", ("rejected", "NO_ROWS", None));
-    let report = case.check("nowhere.csv", "bank_name,code\nnowhere,A1\n", "/coupons", ("rejected", "UNKNOWN_BANK", Some(2)));
+    let report =
+        case.check("nowhere.csv", "bank_name,code\nnowhere,A1\n", "/coupons", ("rejected", "UNKNOWN_BANK", Some(2)));
     assert!(report["refused"]["message"].as_str().unwrap().contains("nowhere"), "{report:#}");
     assert_eq!(client.rejects(&report)[0][..2], ["2", "UNKNOWN_BANK"]);
 
@@ -91,12 +108,16 @@ fn files_that_are_not_what_they_should_be() {
     torn.truncate(torn.len() - 6);
     case.check("torn.csv.gz", torn, "/coupons/spring26", ("quarantined", "GZIP_DAMAGED", None));
 
-    // A bank's directory that does not exist is no place to put a file.
-    let said = {
-        client.write("lost.csv", "A1\n");
-        client.refused("put lost.csv /coupons/nowhere/")
-    };
-    assert!(said.contains("No such file or directory"), "{said}");
+    // A bank's directory that does not exist is no place to put a file, nor to move one.
+    client.write("lost.csv", "A1\n");
+    for directory in ["/coupons/nowhere/", "/check/coupons/nowhere/", "/redemptions/spring26/", "/nowhere/"] {
+        let said = client.refused(&format!("put lost.csv {directory}"));
+        let expected = if directory == "/nowhere/" { "Permission denied" } else { "No such file or directory" };
+        assert!(said.contains(expected), "{directory}: {said}");
+    }
+    client.does(&["put lost.csv /coupons/lost.tmp"]);
+    client.refused("rename /coupons/lost.tmp /coupons/nowhere/");
+    client.does(&["rm /coupons/lost.tmp"]);
 
     // An empty redemptions file means "none today".
     assert_eq!(client.send("none.csv", "", "/redemptions")["status"], "applied");
@@ -117,9 +138,16 @@ fn lists_that_are_refused_make_no_batch() {
     let case = Case { daemon: &daemon, client: &client };
     case.check("no-id.csv", "id,name\n1,a\n", "/recipients/winback", ("rejected", "MISSING_COLUMN", Some(1)));
     case.check("none.csv", "customer_id\n", "/recipients/winback", ("rejected", "NO_ROWS", None));
-    case.check("short.rows-3.csv", "customer_id\nc1\nc2\n", "/recipients/winback", ("rejected", "ROW_COUNT_DIFFERS", None));
+    case.check(
+        "short.rows-3.csv",
+        "customer_id\nc1\nc2\n",
+        "/recipients/winback",
+        ("rejected", "ROW_COUNT_DIFFERS", None),
+    );
     client.write("list.csv", "customer_id\nc1\n");
-    for command in ["put list.csv /recipients/", "put list.csv /recipients/nowhere/", "put list.csv /assignments/winback/"] {
+    for command in
+        ["put list.csv /recipients/", "put list.csv /recipients/nowhere/", "put list.csv /assignments/winback/"]
+    {
         client.refused(command);
     }
     daemon.wait_idle();

@@ -55,7 +55,8 @@ fn essence(report: &Value) -> Value {
         assert!(keys.remove(of_content).is_some(), "{of_content}");
     }
     let warnings = keys["warnings"].as_array().unwrap();
-    let short = warnings.iter().map(|warning| json!(format!("{} x{}", warning["reason"].as_str().unwrap(), warning["count"])));
+    let short =
+        warnings.iter().map(|warning| json!(format!("{} x{}", warning["reason"].as_str().unwrap(), warning["count"])));
     keys["warnings"] = short.collect();
     report
 }
@@ -74,7 +75,9 @@ fn stock(daemon: &Daemon) -> Vec<String> {
 }
 
 fn recipients(customers: &[&str]) -> String {
-    customers.iter().fold("customer_id,first_name\n".to_owned(), |list, customer| format!("{list}{customer},N {customer}\n"))
+    customers
+        .iter()
+        .fold("customer_id,first_name\n".to_owned(), |list, customer| format!("{list}{customer},N {customer}\n"))
 }
 
 fn codes(collected: &Collected) -> BTreeSet<String> {
@@ -152,7 +155,10 @@ fn coupons_encrypted_with_bank_name_and_single_columns() {
     );
     let rejects = feed.rejects(&one_column);
     let lines: Vec<_> = rejects.iter().map(|row| (row[0].as_str(), row[1].as_str(), row[3].as_str())).collect();
-    assert_eq!(lines.iter().copied().collect::<BTreeSet<_>>(), [("2", "DUPLICATE_IN_BANK", "A2"), ("3", "BAD_CHARACTER", "B 2")].into());
+    assert_eq!(
+        lines.iter().copied().collect::<BTreeSet<_>>(),
+        [("2", "DUPLICATE_IN_BANK", "A2"), ("3", "BAD_CHARACTER", "B 2")].into()
+    );
 
     let dated = feed.send("early.until-2099-06-30.csv", "coupon_code\r\nE1\r\nE2\r\n", "/coupons/spring26");
     assert_eq!(essence(&dated)["warnings"], json!(["CRLF x3"]), "{dated:#}");
@@ -161,12 +167,7 @@ fn coupons_encrypted_with_bank_name_and_single_columns() {
     let checked = feed.send("dry.csv", "X1\n", "/check/coupons/spring26");
     assert_eq!((&checked["status"], &checked["banks"][0]["after"]), (&json!("checked"), &json!(6)));
 
-    assert_eq!(stock(&daemon), [
-        "shipping - 1 1",
-        "spring26 2099-06-30 2 2",
-        "spring26 - 3 3",
-        "walkin - 1 1",
-    ]);
+    assert_eq!(stock(&daemon), ["shipping - 1 1", "spring26 2099-06-30 2 2", "spring26 - 3 3", "walkin - 1 1",]);
     assert_eq!(feed.list("/reports").len(), 10, "a report and a rejects file for every upload");
     daemon.wait_idle();
     daemon.verify_whole("acme");
@@ -194,10 +195,13 @@ fn batches_keep_replace_and_draw_in_the_order_of_end_dates() {
     assert_eq!(ends, ["2098-06-30", "2098-06-30", "2099-06-30", "2099-06-30", "-"], "{:?}", monday.lines());
     let customers: Vec<_> = monday.lines().iter().map(|line| line[..2].to_owned()).collect();
     assert_eq!(customers, five, "in the recipients' order");
-    assert_eq!(manifest(&monday), json!({
-        "batch": 1, "namespace": "acme", "campaign": "winback", "bank": "spring26", "recipients": "monday.csv",
-        "upload_id": 5, "files": ["monday.1.csv"], "redemptions_as_of": null,
-    }));
+    assert_eq!(
+        manifest(&monday),
+        json!({
+            "batch": 1, "namespace": "acme", "campaign": "winback", "bank": "spring26", "recipients": "monday.csv",
+            "upload_id": 5, "files": ["monday.1.csv"], "redemptions_as_of": null,
+        })
+    );
 
     // Redemptions: plain, CRLF, armored; one code that was never assigned, one that nobody knows.
     let never = ["N1", "N2", "N3", "N4", "N5"].into_iter().find(|code| !codes(&monday).contains(*code)).unwrap();
@@ -214,7 +218,9 @@ fn batches_keep_replace_and_draw_in_the_order_of_end_dates() {
     // Three codes are left for four needs: the batch waits, and goes on by itself after a refill.
     mail.put("tuesday.csv", recipients(&["c5", "c4", "c3", "c2", "c1", "c6"]), "/recipients/winback");
     assert_eq!(mail.report("tuesday.csv")["status"], "applied");
-    until("the batch waits", || (daemon.count("SELECT count(*) FROM batch WHERE state = 'waiting'") == 1).then_some(()));
+    until("the batch waits", || {
+        (daemon.count("SELECT count(*) FROM batch WHERE state = 'waiting'") == 1).then_some(())
+    });
     assert_eq!(mail.list("/assignments/winback").len(), 2, "nothing of a batch that waits");
     feed.send("refill.until-2097-06-30.csv", "R1\nR2\n", "/coupons/spring26");
     let tuesday = mail.collect("winback", "tuesday");
@@ -264,7 +270,9 @@ fn a_lot_that_lapses_is_replaced() {
     // Time passes for the first lot only.
     daemon.execute("UPDATE lot SET end_date = '2020-01-31' WHERE end_date IS NOT NULL");
     mail.put("tuesday.csv", recipients(&["c1", "c2", "c3", "c4"]), "/recipients/winback");
-    until("the batch waits", || (daemon.count("SELECT count(*) FROM batch WHERE state = 'waiting'") == 1).then_some(()));
+    until("the batch waits", || {
+        (daemon.count("SELECT count(*) FROM batch WHERE state = 'waiting'") == 1).then_some(())
+    });
     feed.send("refill.csv", "R1\nR2\n", "/coupons/spring26");
     let tuesday = mail.collect("winback", "tuesday");
     assert_eq!(
@@ -285,7 +293,11 @@ fn scheduled_campaigns_give_new_codes_each_time() {
     let mut given = BTreeSet::new();
     for day in ["monday", "tuesday"] {
         // A customer twice in one list gets one code.
-        mail.put(&format!("{day}.csv"), format!("customer_id,day\nc1,{day}\nc2,{day}\nc1,{day}\n"), "/recipients/texts");
+        mail.put(
+            &format!("{day}.csv"),
+            format!("customer_id,day\nc1,{day}\nc2,{day}\nc1,{day}\n"),
+            "/recipients/texts",
+        );
         let collected = mail.collect("texts", day);
         assert_eq!(collected.manifest["rows"]["new"], 3, "{:#}", collected.manifest);
         let lines = collected.lines();
@@ -332,8 +344,10 @@ fn assignment_files_are_encrypted_to_the_campaign_and_signed() {
     let mut daemon = Daemon::prepare(&[]);
     std::fs::create_dir(daemon.path("namespaces/keys")).unwrap();
     daemon.write("namespaces/keys/mailer.asc", &certificate);
-    let sealed = format!("{ACME}\n[campaigns.sealed]\nbank = \"spring26\"\nchannel = \"email\"\n\
-                          schedule = \"on-arrival\"\nwhen_short = \"partial\"\nencrypt_to = \"keys/mailer.asc\"\n");
+    let sealed = format!(
+        "{ACME}\n[campaigns.sealed]\nbank = \"spring26\"\nchannel = \"email\"\n\
+                          schedule = \"on-arrival\"\nwhen_short = \"partial\"\nencrypt_to = \"keys/mailer.asc\"\n"
+    );
     daemon.configure("acme", &sealed);
     daemon.start();
     let (feed, mail) = (daemon.client("acme-feed"), daemon.client("acme-mail"));

@@ -245,7 +245,10 @@ fn paths_that_try_to_get_out() {
         assert!(client.list(way).is_err(), "{way} can be listed");
         assert!(client.write(&format!("{way}/x.csv"), b"A1\n").is_err(), "{way} can be written to");
         assert!(client.make_directory(&format!("{way}/x")).is_err(), "{way} can get a directory");
-        assert!(client.rename("/exchange/acme-note.txt", &format!("{way}/x.txt")).is_err(), "{way} can be renamed into");
+        assert!(
+            client.rename("/exchange/acme-note.txt", &format!("{way}/x.txt")).is_err(),
+            "{way} can be renamed into"
+        );
     }
     for file in [
         "/etc/passwd",
@@ -261,10 +264,14 @@ fn paths_that_try_to_get_out() {
         assert!(read.is_err(), "{file} can be read: {read:?}");
     }
     // A few spellings of what is its own.
-    for own in ["/exchange", "//exchange//", "/exchange/.", "/./exchange", "/coupons/../exchange", "exchange", "/../exchange"] {
+    for own in
+        ["/exchange", "//exchange//", "/exchange/.", "/./exchange", "/coupons/../exchange", "exchange", "/../exchange"]
+    {
         assert_eq!(client.list(own).unwrap(), ["acme-note.txt"], "{own}");
     }
-    for (path, real) in [(".", "/"), ("", "/"), ("/..", "/"), ("/coupons/..//./reports/", "/reports"), ("a/../../../b", "/b")] {
+    for (path, real) in
+        [(".", "/"), ("", "/"), ("/..", "/"), ("/coupons/..//./reports/", "/reports"), ("a/../../../b", "/b")]
+    {
         assert_eq!(client.real_path(path).unwrap(), real, "{path}");
     }
     assert_eq!(fs::read_to_string(daemon.namespace("zeta").join("exchange/zeta-note.txt")).unwrap(), "a note");
@@ -334,7 +341,10 @@ fn names_that_a_file_cannot_have() {
     daemon.wait_idle();
     let reports = client.list("/reports").unwrap();
     for name in good {
-        assert!(reports.iter().any(|report| report.starts_with(&name) && report.ends_with(".report.json")), "{reports:?}");
+        assert!(
+            reports.iter().any(|report| report.starts_with(&name) && report.ends_with(".report.json")),
+            "{reports:?}"
+        );
     }
     assert_eq!(daemon.count("SELECT count(*) FROM upload"), 4);
     daemon.verify_whole("acme");

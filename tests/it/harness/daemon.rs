@@ -306,7 +306,9 @@ impl Daemon {
         let root = self.namespace(namespace).join("assignments");
         let mut expected: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut customers_by_code: BTreeMap<(String, String), String> = BTreeMap::new();
-        for batch in self.rows("SELECT id, campaign, manifest, proof FROM batch WHERE state IN ('exported', 'collected')") {
+        for batch in
+            self.rows("SELECT id, campaign, manifest, proof FROM batch WHERE state IN ('exported', 'collected')")
+        {
             let campaign = batch["campaign"].as_str().unwrap();
             let recorded: Value = serde_json::from_str(batch["manifest"].as_str().unwrap()).unwrap();
             let of_campaign = expected.entry(campaign.to_owned()).or_default();

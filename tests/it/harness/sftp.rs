@@ -199,8 +199,8 @@ impl Collected {
 pub fn lines(assignments: &[u8]) -> Vec<String> {
     let mut reader = csv::Reader::from_reader(assignments);
     let headers = reader.headers().unwrap().clone();
-    let columns =
-        ["customer_id", "code", "outcome", "end_date"].map(|name| headers.iter().position(|header| header == name).unwrap());
+    let columns = ["customer_id", "code", "outcome", "end_date"]
+        .map(|name| headers.iter().position(|header| header == name).unwrap());
     let records = reader.records().map(Result::unwrap);
     records.map(|row| columns.map(|column| row[column].to_owned()).join(" ").trim_end().to_owned()).collect()
 }
