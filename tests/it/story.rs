@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::harness::daemon::Daemon;
+use crate::harness::daemon::{Daemon, handed_out};
 use crate::harness::gpg::Gpg;
-use crate::harness::sftp::{Client, Collected, lines};
+use crate::harness::sftp::{Client, Collected};
 use crate::harness::until;
 
 const ACME: &str = r#"
@@ -173,13 +173,12 @@ fn coupons_encrypted_with_bank_name_and_single_columns() {
     daemon.verify_whole("acme");
 }
 
-#[test]
-fn batches_keep_replace_and_draw_in_the_order_of_end_dates() {
-    let (daemon, feed, mail) = acme();
+/// Stock with several end dates, and the first list: what ends first goes out first.
+fn monday(feed: &Client, mail: &Client) -> Collected {
     feed.send("always.csv", "N1\nN2\nN3\nN4\nN5\n", "/coupons/spring26");
     feed.send("late.until-2099-06-30.csv", "L1\nL2\n", "/coupons/spring26");
     feed.send("soon.until-2098-06-30.csv", "S1\nS2\n", "/coupons/spring26");
-    // Yesterday is long over: this lot must never be handed out.
+    // This lot's window is long over: it must never be handed out.
     let lapsed = feed.send("past.until-2020-01-31.csv", "P1\nP2\nP3\n", "/coupons/spring26");
     assert_eq!(essence(&lapsed)["warnings"], json!(["END_DATE_PASSED x1"]), "{lapsed:#}");
 
@@ -193,8 +192,7 @@ fn batches_keep_replace_and_draw_in_the_order_of_end_dates() {
     let ends: Vec<String> =
         monday.lines().iter().map(|line| line.split(' ').nth(3).unwrap_or("-").to_owned()).collect();
     assert_eq!(ends, ["2098-06-30", "2098-06-30", "2099-06-30", "2099-06-30", "-"], "{:?}", monday.lines());
-    let customers: Vec<_> = monday.lines().iter().map(|line| line[..2].to_owned()).collect();
-    assert_eq!(customers, five, "in the recipients' order");
+    assert_eq!(monday.customers(), five, "in the recipients' order");
     assert_eq!(
         manifest(&monday),
         json!({
@@ -202,18 +200,30 @@ fn batches_keep_replace_and_draw_in_the_order_of_end_dates() {
             "upload_id": 5, "files": ["monday.1.csv"], "redemptions_as_of": null,
         })
     );
+    monday
+}
 
-    // Redemptions: plain, CRLF, armored; one code that was never assigned, one that nobody knows.
-    let never = ["N1", "N2", "N3", "N4", "N5"].into_iter().find(|code| !codes(&monday).contains(*code)).unwrap();
+/// Redemptions plain, CRLF and armored, with a code that nobody knows, and one that was never assigned: that one is
+/// answered.
+fn redeem(feed: &Client, monday: &Collected) -> &'static str {
+    let never = ["N1", "N2", "N3", "N4", "N5"].into_iter().find(|code| !codes(monday).contains(*code)).unwrap();
     let plain = feed.send("used-1.csv", format!("{}\nNOBODY-KNOWS\n", monday.code("c1")), "/redemptions");
     assert_eq!(plain["rows"], json!({"read": 2, "accepted": 1, "rejected": 0, "duplicate": 0, "unknown": 1}));
     assert_eq!(essence(&plain)["warnings"], json!(["UNKNOWN_CODE x1"]));
     let crlf = feed.send("used-2.csv", format!("code\r\n{}\r\n{never}\r\n", monday.code("c2")), "/redemptions");
     assert_eq!(crlf["banks"], json!([{"bank": "spring26", "before": 4, "after": 3, "accepted": 2, "unassigned": 1}]));
-    let gpg = gnupg_of(&feed);
+    let gpg = gnupg_of(feed);
     let armored = gpg.encrypt(format!("{}\n", monday.code("c3")), &["--armor"]);
     assert!(armored.starts_with(b"-----BEGIN PGP MESSAGE-----"));
     assert_eq!(feed.send("used-3.csv.asc", armored, "/redemptions")["status"], "applied");
+    never
+}
+
+#[test]
+fn batches_keep_replace_and_draw_in_the_order_of_end_dates() {
+    let (daemon, feed, mail) = acme();
+    let monday = monday(&feed, &mail);
+    let never = redeem(&feed, &monday);
 
     // Three codes are left for four needs: the batch waits, and goes on by itself after a refill.
     mail.put("tuesday.csv", recipients(&["c5", "c4", "c3", "c2", "c1", "c6"]), "/recipients/winback");
@@ -255,7 +265,19 @@ fn batches_keep_replace_and_draw_in_the_order_of_end_dates() {
             "spring26 - 5 1",
         ]
     );
-    assert_eq!(daemon.count("SELECT count(*) FROM assignment WHERE code LIKE 'P%'"), 0, "lapsed lots are never used");
+    // What the store keeps: a row for each code that was handed out, none for one that was kept.
+    let rows = daemon.rows(
+        "SELECT batch_id, draw, outcome, array_agg(customer ORDER BY customer) AS customers, \
+         count(*) FILTER (WHERE code LIKE 'P%') AS lapsed FROM assignment GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+    );
+    assert_eq!(
+        rows,
+        [
+            json!({"batch_id": 1, "draw": 1, "outcome": 1, "customers": ["c1", "c2", "c3", "c4", "c5"], "lapsed": 0}),
+            json!({"batch_id": 2, "draw": 2, "outcome": 1, "customers": ["c6"], "lapsed": 0}),
+            json!({"batch_id": 2, "draw": 2, "outcome": 2, "customers": ["c1", "c2", "c3"], "lapsed": 0}),
+        ]
+    );
     daemon.wait_idle();
     daemon.verify_whole("acme");
 }
@@ -310,8 +332,7 @@ fn scheduled_campaigns_give_new_codes_each_time() {
     mail.put("friday.csv", recipients(&["d1", "d2", "d3", "d4", "d5"]), "/recipients/texts");
     let friday = mail.collect("texts", "friday");
     assert_eq!(friday.outcomes(), [("new".to_owned(), 3), ("unassigned".to_owned(), 2)].into());
-    let customers: Vec<String> = friday.lines().iter().map(|line| line[..2].to_owned()).collect();
-    assert_eq!(customers, ["d1", "d2", "d3"]);
+    assert_eq!(friday.customers(), ["d1", "d2", "d3"]);
     let (name, left) = friday.files.iter().find(|(name, _)| name.contains(".unassigned.")).unwrap();
     assert!(name.starts_with("friday.3.unassigned.csv"), "{name}");
     let left = String::from_utf8(left.clone()).unwrap();
@@ -357,8 +378,8 @@ fn assignment_files_are_encrypted_to_the_campaign_and_signed() {
     assert_eq!(monday.files.keys().collect::<Vec<_>>(), ["monday.1.csv.pgp", "monday.1.unassigned.csv.pgp"]);
     mailer.import(&mail.get("/openpgp/coupond.asc"));
     let opened = mailer.decrypt(monday.assignments());
-    let customers: Vec<String> = lines(&opened.content).iter().map(|line| line[..2].to_owned()).collect();
-    assert_eq!(customers, ["c1", "c2"]);
+    let rows = handed_out(&opened.content);
+    assert_eq!(rows.iter().map(|(customer, _, _)| customer.as_str()).collect::<Vec<_>>(), ["c1", "c2"]);
     let left = mailer.decrypt(&monday.files["monday.1.unassigned.csv.pgp"]);
     assert_eq!(String::from_utf8(left.content).unwrap(), "customer_id,first_name,reason\nc3,N c3,SHORT_STOCK\n");
     for status in [opened.status, left.status] {

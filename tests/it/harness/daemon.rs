@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -145,9 +145,11 @@ impl Daemon {
         let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = Vec::new();
-        (&mut stream).take(1 << 20).read_to_end(&mut answer).ok()?;
-        let answer = String::from_utf8(answer).ok()?;
+        let mut answer = String::new();
+        for line in BufReader::new(stream.take(1 << 20)).split(b'\n') {
+            answer.push_str(std::str::from_utf8(&line.ok()?).ok()?);
+            answer.push('\n');
+        }
         let (head, body) = answer.split_once("\r\n\r\n")?;
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::daemon::verify_listed;
+use super::daemon::{handed_out, verify_listed};
 use super::until;
 
 /// A user at a desk: a directory with its files, its key, and the daemon's port.
@@ -177,6 +177,12 @@ impl Collected {
     #[track_caller]
     pub fn lines(&self) -> Vec<String> {
         lines(self.assignments())
+    }
+
+    /// The customers, in the file's order.
+    #[track_caller]
+    pub fn customers(&self) -> Vec<String> {
+        handed_out(self.assignments()).into_iter().map(|(customer, _, _)| customer).collect()
     }
 
     /// The code of a customer.
