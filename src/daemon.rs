@@ -173,7 +173,7 @@ async fn serve_parts(life: Lifecycle, parts: Parts) -> anyhow::Result<Outcome> {
         move || open_reception(&parts)
     })
     .await??;
-    let endpoint = open_sftp(&parts, Arc::clone(&reception)).await?;
+    let endpoint = open_sftp(&parts, Arc::clone(&reception), &metrics).await?;
     let listener = http::bind(settings.http).await?;
     let address = listener.local_addr().context("ask for the address of health and metrics")?;
     tracing::info!(http.address = %address, "Serving health and metrics");
@@ -207,7 +207,7 @@ fn open_reception(parts: &Parts) -> anyhow::Result<Arc<Reception>> {
     Ok(Arc::new(reception))
 }
 
-async fn open_sftp(parts: &Parts, reception: Arc<Reception>) -> anyhow::Result<sftp::Endpoint> {
+async fn open_sftp(parts: &Parts, reception: Arc<Reception>, metrics: &Metrics) -> anyhow::Result<sftp::Endpoint> {
     let settings = parts.live.current();
     let host_keys = sftp::host_keys::load_or_create(&settings.sftp.host_keys, &settings.state_dir)?;
     let endpoint = sftp::Endpoint::bind(sftp::Parts {
@@ -219,6 +219,7 @@ async fn open_sftp(parts: &Parts, reception: Arc<Reception>) -> anyhow::Result<s
         collected: Arc::new(|pickup| {
             tracing::info!(namespace = %pickup.namespace, user = pickup.user, size_bytes = pickup.bytes, "A file was collected");
         }),
+        metrics: metrics.clone(),
         drain: SOFT_STOP,
     })
     .await?;

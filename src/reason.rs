@@ -108,6 +108,9 @@ reasons! {
     IgnoredColumns, "IGNORED_COLUMNS", Note, "Columns that the kind does not know were ignored.";
     BankCreated, "BANK_CREATED", Note, "The file named a new bank, which was created.";
     EndDatePassed, "END_DATE_PASSED", Note, "The end date has passed: the codes will never be handed out.";
+    SpreadsheetNumber, "SPREADSHEET_NUMBER", Note, "A code looks like a number that a spreadsheet rewrote.";
+    ZerosCut, "ZEROS_CUT", Note, "A code of digits is shorter than the usual length: leading zeros may have been cut.";
+    LookalikeCodes, "LOOKALIKE_CODES", Note, "A code differs from another of the file only in case, or in O and 0, I and 1.";
     FormulaCell, "FORMULA_CELL", Note, "A cell that a spreadsheet would run as a formula; left as it is.";
     ShortStock, "SHORT_STOCK", Note, "The bank had no code left for this customer.";
     RejectsCut, "REJECTS_CUT", Note, "More rows are listed than the list takes; the counts are whole.";

@@ -84,6 +84,17 @@ fn one_code_with_two_end_dates_belongs_to_the_first_line() {
 }
 
 #[test]
+fn codes_that_a_spreadsheet_spoilt_are_warned_of() {
+    let acme = Workshop::new(ACME);
+    let mut file: String = (0..30).map(|number| format!("{:08}\n", 55_000_000 + number)).collect();
+    file.push_str("1234\n1.2E+10\nSALE-O1\nsale-01\n");
+    let report = acme.drop("/coupons/spring26/a.csv", file);
+    assert_eq!(warnings(&report), ["SPREADSHEET_NUMBER", "ZEROS_CUT", "LOOKALIKE_CODES"]);
+    assert_eq!(report["warnings"][1]["line"], 31);
+    assert_eq!(report["rows"]["accepted"], 34);
+}
+
+#[test]
 fn bad_rows_are_rejected_and_the_rest_applied() {
     let acme = Workshop::new(ACME);
     let report = acme.drop(
