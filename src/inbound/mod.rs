@@ -320,7 +320,11 @@ fn write_report(
     content: Option<Content>,
     ending: &Ending,
 ) -> Result<String, std::io::Error> {
-    let (rows, warnings) = tally.finish()?;
+    let (mut rows, warnings) = tally.finish()?;
+    // Counted while reading, before it was known that nothing comes of them.
+    if !matches!(ending, Ending::Effect(..)) {
+        rows.accepted = 0;
+    }
     let report = report::render(work, ending, content, rows, warnings)?;
     prepared.write_report(&report)?;
     Ok(report)

@@ -10,12 +10,22 @@
 
 mod harness;
 
+mod catalogue;
+mod commands;
 mod config;
+#[cfg(feature = "failpoints")]
+mod crash;
 mod dependencies;
 mod inbound;
 mod lifecycle;
+mod local_drop;
 mod openpgp;
 mod outbound;
 mod private_server;
+mod refusals;
+mod reload;
+mod second_client;
 mod sftp_endpoint;
+mod story;
 mod tidy;
+mod walls;
