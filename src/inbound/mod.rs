@@ -31,9 +31,9 @@ use crate::error_chain::chain;
 use crate::openpgp::{Certificate, Keyring};
 use crate::plaintext::{self, RecordReader, Terms};
 use crate::reason::{Finding, Reason};
-use crate::spool::{FileName, Layout, Place, PreparedReport, tree};
+use crate::spool::{FileName, Kind, Layout, Place, PreparedReport, tree};
 use crate::store::uploads::{self, ClaimedUpload, Finish, FinishedUpload, Verdict};
-use crate::store::{Store, StoreError};
+use crate::store::{Changed, Store, StoreError};
 use crate::telemetry::Metrics;
 
 use apply::Rows;
@@ -137,7 +137,7 @@ impl Inbound {
                 self.count(namespace, claimed, &finished);
                 self.publish(claimed.namespace_id, &layout, &finished)?;
                 self.applied.ring();
-                Ok(())
+                self.refresh_statistics(claimed, &finished)
             }
             Ok(Err(RetryCause::Store(StoreError::LeaseLost { .. }))) => Ok(()),
             Ok(Err(cause)) => {
@@ -149,6 +149,18 @@ impl Inbound {
                 self.defer(claimed)
             }
         }
+    }
+
+    fn refresh_statistics(&self, claimed: &ClaimedUpload, finished: &FinishedUpload) -> Result<(), StoreError> {
+        let changed = match claimed.kind() {
+            Some(Kind::Coupons) => Changed::Coupons,
+            Some(Kind::Redemptions) => Changed::Redemptions,
+            Some(Kind::Recipients) | None => return Ok(()),
+        };
+        let applied = finished.state == Verdict::Applied.as_str();
+        // A guess by size is good enough here, and needs no count to be carried along: a row has ten bytes or more.
+        let rows = if applied { u64::try_from(claimed.bytes / 10).unwrap_or_default() } else { 0 };
+        self.store.refresh_statistics(changed, rows)
     }
 
     fn count(&self, namespace: &Namespace, claimed: &ClaimedUpload, finished: &FinishedUpload) {

@@ -17,10 +17,12 @@ mod receiving;
 pub mod recipients;
 pub mod redemptions;
 pub mod schema;
+mod statistics;
 pub mod uploads;
 
 pub use pool::{Connection, Store, StoreError, Transaction};
 pub use receiving::{Completed, Renamed, Sent, Spot, Stage};
+pub use statistics::Changed;
 
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
