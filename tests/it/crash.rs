@@ -191,6 +191,20 @@ fn while_a_close_is_not_answered() {
     });
 }
 
+#[test]
+fn a_number_that_is_given_again() {
+    // What is left where a crash of the database lost the row of an upload that nobody had closed.
+    let daemon = Daemon::serve(&[("acme", ACME)]);
+    let left = daemon.namespace("acme").join(".spool/incoming/1");
+    std::fs::write(&left, "THIS-WAS-ANOTHER-CLIENT\n").unwrap();
+    let feed = daemon.client("acme-feed");
+    let report = feed.send("codes.csv", "A1\nA2\n", "/coupons/spring26");
+    assert_eq!((report["upload_id"].as_u64(), report["rows"]["accepted"].as_u64()), (Some(1), Some(2)), "{report:#}");
+    assert_eq!(daemon.count("SELECT count(*) FROM coupon WHERE code NOT LIKE 'A%'"), 0);
+    daemon.wait_idle();
+    daemon.verify_whole("acme");
+}
+
 /// Numbers that one seed determines.
 struct Dice(u64);
 

@@ -295,6 +295,11 @@ impl Daemon {
         let unfinished = ["receiving", "partial", "awaiting_rename", "received", "active", "deferred"];
         for left in names(&root.join(".spool/incoming")) {
             let row = rows.iter().find(|row| row["id"].to_string() == left);
+            // A row is begun without waiting for the disk: when the database is killed, a file that nobody closed may lose
+            // its row, and is removed when it is old.
+            if row.is_none() && self.database.is_none() {
+                continue;
+            }
             let state = row.and_then(|row| row["state"].as_str()).unwrap_or("unknown");
             assert!(unfinished.contains(&state), "left behind in .spool/incoming: {left}, {row:?}");
         }
