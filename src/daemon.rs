@@ -18,7 +18,7 @@ use crate::http;
 use crate::inbound::{self, Inbound, LocalDrops};
 use crate::lifecycle::{AnyError, Lifecycle, Outcome};
 use crate::openpgp::Keyring;
-use crate::outbound::Outbound;
+use crate::outbound::{KeyedDoors, Outbound};
 use crate::sftp;
 use crate::spool::{Layout, Reception, durable, tree};
 use crate::store::private::PrivateServer;
@@ -182,7 +182,11 @@ async fn serve_parts(life: Lifecycle, parts: Parts) -> anyhow::Result<Outcome> {
     let checks = [("store", http::store_check(parts.store.clone())), ("sftp", listening_check)];
     spawn_workers(&life, &parts, &reception, &metrics);
     life.spawn("http", http::serve(listener, http::Endpoint::new(metrics, checks), life.soft_stop()));
-    life.spawn("sftp", endpoint.run(life.soft_stop(), life.hard_stop()));
+    let stop = life.soft_stop();
+    life.spawn("sftp", async move {
+        endpoint.run(stop).await;
+        Ok::<(), AnyError>(())
+    });
     listening.store(true, std::sync::atomic::Ordering::Relaxed);
 
     let reload = move || {
@@ -206,14 +210,18 @@ fn open_reception(parts: &Parts) -> anyhow::Result<Arc<Reception>> {
 async fn open_sftp(parts: &Parts, reception: Arc<Reception>, metrics: &Metrics) -> anyhow::Result<sftp::Endpoint> {
     let settings = parts.live.current();
     let host_keys = sftp::host_keys::load_or_create(&settings.sftp.host_keys, &settings.state_dir)?;
-    let endpoint = sftp::Endpoint::bind(
-        parts.live.clone(),
-        parts.store.clone(),
+    let endpoint = sftp::Endpoint::bind(sftp::Parts {
+        live: parts.live.clone(),
+        store: parts.store.clone(),
         reception,
+        clock: parts.clock.clone(),
         host_keys,
-        parts.clock.clone(),
-        metrics.clone(),
-    )
+        collected: Arc::new(|pickup| {
+            tracing::info!(namespace = %pickup.namespace, user = pickup.user, size_bytes = pickup.bytes, "A file was collected");
+        }),
+        metrics: metrics.clone(),
+        drain: SOFT_STOP,
+    })
     .await?;
     for address in endpoint.local_addresses() {
         tracing::info!(sftp.address = %address, "Serving SFTP");
@@ -242,7 +250,7 @@ fn stock(parts: &Parts) -> Result<Vec<BankRemaining>, StoreError> {
 /// Reads the configuration anew and swaps it whole; on any error everything stays as it was.
 fn reload(parts: &Parts) -> anyhow::Result<()> {
     let old = parts.live.current();
-    let new = config::load(&old.file, std::env::vars())?;
+    let new = config::load(&old.file, config::variables())?;
     for key in config::needs_restart(&old, &new) {
         tracing::warn!(key, "Changed, but takes effect only at the next start");
     }
@@ -254,12 +262,15 @@ fn reload(parts: &Parts) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One round of a worker, until `stopping`. Returns when the next thing is due, if that is known.
+type Work = dyn FnMut(&dyn Fn() -> bool) -> Result<Option<DateTime<Utc>>, AnyError> + Send;
+
 /// One worker: works, then waits for the bell, for the next thing that is due, or a while.
 struct Worker {
     name: &'static str,
     bell: Doorbell,
     look_every: Duration,
-    work: Box<dyn FnMut(&dyn Fn() -> bool) -> Result<Option<DateTime<Utc>>, AnyError> + Send>,
+    work: Box<Work>,
 }
 
 fn spawn_workers(life: &Lifecycle, parts: &Parts, reception: &Arc<Reception>, metrics: &Metrics) {
@@ -295,13 +306,17 @@ fn inbound_worker(parts: &Parts, metrics: &Metrics) -> Worker {
 }
 
 fn outbound_worker(parts: &Parts) -> Worker {
-    let outbound =
-        Outbound::new(parts.store.clone(), parts.live.clone(), parts.clock.clone(), Arc::clone(&parts.keyring));
+    let doors = Arc::new(KeyedDoors {
+        keyring: Arc::clone(&parts.keyring),
+        live: parts.live.clone(),
+        clock: parts.clock.clone(),
+    });
+    let outbound = Outbound::new(parts.store.clone(), parts.live.clone(), parts.clock.clone(), doors.clone(), doors);
     Worker {
         name: "outbound",
         bell: parts.applied.clone(),
         look_every: LOOK_EVERY,
-        work: Box::new(move |_| Ok(outbound.tick()?)),
+        work: Box::new(move |_| Ok(Some(outbound.tick()))),
     }
 }
 

@@ -202,6 +202,9 @@ CREATE TABLE batch (
     draw integer,
     assigned_at timestamptz,
     redemptions_as_of timestamptz,
+    hold_channel text,
+    need bigint,
+    stock bigint,
     waiting_for text,
     manifest text,
     fence bigint NOT NULL DEFAULT 0,
@@ -229,8 +232,11 @@ COMMENT ON COLUMN batch.send_at IS 'The instant at which windows are judged; set
 COMMENT ON COLUMN batch.draw IS 'The bank''s draw number; null until assigned, and for proofs.';
 COMMENT ON COLUMN batch.assigned_at IS 'When its assignments were committed.';
 COMMENT ON COLUMN batch.redemptions_as_of IS 'When the newest redemption file known then was received.';
+COMMENT ON COLUMN batch.hold_channel IS 'The channel in its assignments, as the bank persisted when it was assigned; null until then, and for proofs.';
+COMMENT ON COLUMN batch.need IS 'Codes that it needed when need was last compared with stock; null: never compared.';
+COMMENT ON COLUMN batch.stock IS 'Codes that the bank had then. While this stays the same a waiting batch need not look again.';
 COMMENT ON COLUMN batch.waiting_for IS 'Why it waits, with numbers.';
-COMMENT ON COLUMN batch.manifest IS 'The manifest, as JSON.';
+COMMENT ON COLUMN batch.manifest IS 'The manifest, as JSON: set when its files are complete, before the first of them is published.';
 COMMENT ON COLUMN batch.fence IS 'Rises with every claim.';
 COMMENT ON COLUMN batch.lease_until IS 'Until when the claim holds without renewal.';
 COMMENT ON COLUMN batch.retry_at IS 'When a waiting batch looks again.';

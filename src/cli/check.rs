@@ -2,12 +2,12 @@
 
 use std::io::{self, Write};
 
-use crate::config::Settings;
+use crate::config::{Namespace, Settings};
 
 /// Writes the summary of settings that were found right.
 pub(super) fn run(settings: &Settings, out: &mut impl Write) -> io::Result<()> {
     let namespaces = settings.namespaces.values();
-    let count = |of: fn(&crate::config::Namespace) -> usize| namespaces.clone().map(of).sum::<usize>();
+    let count = |of: fn(&Namespace) -> usize| namespaces.clone().map(of).sum::<usize>();
     writeln!(
         out,
         "ok: {}, {}, {}, {}",
@@ -33,10 +33,23 @@ fn notes(settings: &Settings) -> Vec<String> {
         let directory = settings.file.with_file_name("namespaces");
         notes.push(format!("nobody can log in yet: put one file per brand into {}", directory.display()));
     }
-    for namespace in settings.namespaces.values() {
-        if settings.mail.is_none() && !namespace.notify.is_empty() {
-            notes.push(format!("alerts of `{}` are only logged: there is no `[mail]` section", namespace.name));
-        }
+    let idle = idle(settings);
+    if !idle.is_empty() {
+        notes.push(format!("this version sends no alerts yet, so these have no effect: {}", idle.join(", ")));
     }
     notes
+}
+
+/// Settings that are checked and that nothing acts on yet. An admin who sets one would wait for an alert in vain.
+fn idle(settings: &Settings) -> Vec<&'static str> {
+    let any = |set: fn(&Namespace) -> bool| settings.namespaces.values().any(set);
+    [
+        ("`[mail]`", settings.mail.is_some()),
+        ("`notify`", any(|namespace| !namespace.notify.is_empty())),
+        ("`low_stock`", any(|namespace| namespace.banks.values().any(|bank| bank.low_stock.is_some()))),
+        ("`expected_by`", any(|namespace| namespace.redemptions.expected_by.is_some())),
+    ]
+    .into_iter()
+    .filter_map(|(key, set)| set.then_some(key))
+    .collect()
 }

@@ -84,10 +84,7 @@ impl Cli {
 
 impl ConfigFile {
     fn load(&self) -> Result<Settings, ConfigError> {
-        // A variable that is not UTF-8 cannot be a setting; `vars` would panic on it.
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        config::load(&self.file, environment)
+        config::load(&self.file, config::variables())
     }
 }
 

@@ -121,7 +121,12 @@ fn deserialise<T: DeserializeOwned>(source: &Source, keys: &[Key], problems: &mu
 /// Serde speaks of its own types; an admin knows TOML's.
 fn in_plain_words(message: &str) -> String {
     let message = message.trim().replace('\n', ", ");
-    let words = [("a sequence", "a list"), ("u64", "a whole number, 0 or more"), ("a map", "a section")];
+    let words = [
+        ("a sequence", "a list"),
+        ("u64", "a whole number, 0 or more"),
+        ("a map", "a section"),
+        ("a string", "a text in quotes"),
+    ];
     for (serde, plain) in words {
         if let Some(start) = message.strip_suffix(&format!("expected {serde}")) {
             return format!("{start}expected {plain}");

@@ -19,6 +19,7 @@ mod settings;
 mod source;
 mod values;
 
+pub use environment::variables;
 pub use keys::{Key, Shape};
 pub use live::LiveSettings;
 pub use load::{load, main_keys, namespace_keys};

@@ -4,6 +4,7 @@
 mod coupons;
 mod recipients;
 mod redemptions;
+mod run;
 
 use std::collections::BTreeMap;
 use std::io::Write;

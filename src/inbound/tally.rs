@@ -83,6 +83,12 @@ impl Tally {
         self.rejects.write(finding, value)
     }
 
+    /// How many rows were listed that are not rejected.
+    #[must_use]
+    pub fn listed(&self) -> u64 {
+        self.listed
+    }
+
     /// Adds `count` findings of the same kind as a warning; the message of the first stays.
     pub fn warn(&mut self, finding: Finding, count: u64) {
         let warning = self.warnings.entry(finding.reason).or_insert_with(|| Warning {

@@ -351,9 +351,9 @@ pub(super) fn status(id: u32, code: Code, text: &str) -> Vec<u8> {
     reply.finish()
 }
 
-pub(super) fn handle(id: u32, handle: u64) -> Vec<u8> {
-    let mut reply = Reply::begin(HANDLE, id, 12);
-    reply.string(&handle.to_be_bytes());
+pub(super) fn handle(id: u32, handle: &[u8]) -> Vec<u8> {
+    let mut reply = Reply::begin(HANDLE, id, 4 + handle.len());
+    reply.string(handle);
     reply.finish()
 }
 
@@ -427,7 +427,9 @@ mod tests {
 
     #[track_caller]
     fn check(packet: Bytes, expected: Result<(u32, Request), Malformed>) {
-        assert_eq!(parse(packet), expected);
+        let found = parse(packet);
+        assert!(found == expected, "{found:?} is not {expected:?}");
+        drop(expected);
     }
 
     #[test]
@@ -474,7 +476,7 @@ mod tests {
     #[test]
     fn replies() {
         assert_eq!(status(7, Code::Eof, "x"), b"\0\0\0\x14\x65\0\0\0\x07\0\0\0\x01\0\0\0\x01x\0\0\0\x02en");
-        assert_eq!(handle(1, 2), b"\0\0\0\x11\x66\0\0\0\x01\0\0\0\x08\0\0\0\0\0\0\0\x02");
+        assert_eq!(handle(1, b"02"), b"\0\0\0\x0b\x66\0\0\0\x01\0\0\0\x0202");
         let read = |out: &mut Vec<u8>| {
             out.extend_from_slice(b"abcdef");
             Ok(())

@@ -26,7 +26,7 @@ impl VirtualPath {
         if raw.len() > 4096 {
             return Err(PathError::TooLong);
         }
-        if raw.iter().any(|byte| byte.is_ascii_control()) {
+        if raw.iter().any(u8::is_ascii_control) {
             return Err(PathError::ControlCharacter);
         }
         let mut components: Vec<Vec<u8>> = Vec::new();

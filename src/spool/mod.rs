@@ -9,6 +9,7 @@ mod file_name;
 mod layout;
 mod place;
 mod prepared;
+mod publish;
 mod reception;
 pub mod tree;
 
@@ -16,4 +17,5 @@ pub use file_name::{FileName, parse_date};
 pub use layout::Layout;
 pub use place::{Kind, Place};
 pub use prepared::{PreparedReport, RejectsWriter};
+pub use publish::{Content, Prepared, content_of, publish};
 pub use reception::{Closed, Intent, Receiving, Reception, ReceptionError, Sender, Wake, WriteError, is_temporary};

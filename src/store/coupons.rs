@@ -1,9 +1,11 @@
-//! Codes come in by the million: COPY into a temporary table, then one statement that sorts, drops what the bank has
-//! already, numbers and inserts. An upload is dominated by index inserts, and order makes them cheap.
+//! Codes come in by the million, in runs that are sorted and deduplicated already: COPY each run into a temporary table
+//! while the file is read; once it has verified, one statement a run drops what the bank has already, numbers and
+//! inserts. An upload is dominated by index inserts, and order makes them cheap.
 
 use std::io::Write;
 
 use chrono::{DateTime, NaiveDate, Utc};
+use diesel::connection::SimpleConnection as _;
 use diesel::pg::CopyFormat;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, Text, Timestamptz};
@@ -21,10 +23,10 @@ mod staging {
     }
 }
 
-/// One accepted row of a coupon file.
+/// One row of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct StagedCoupon<'a> {
-    /// Index of its lot in the list given to [`apply`].
+    /// Index of its lot in the list given to [`begin_lots`].
     pub lot_key: i32,
     /// Its line in the file.
     pub line: i64,
@@ -58,8 +60,8 @@ pub struct NewLot {
     pub letter_case: &'static str,
 }
 
-/// What one lot added.
-#[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
+/// What one run, or the whole upload, added to one lot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
 pub struct AddedLot {
     /// Index in the list of new lots.
     #[diesel(sql_type = Integer)]
@@ -72,7 +74,7 @@ pub struct AddedLot {
     pub redeemed: i64,
 }
 
-/// A row that was skipped because the code was there already.
+/// A row that was skipped because the code was there already, in the bank or in an earlier run of the same file.
 #[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
 pub struct DuplicateCoupon {
     /// Its line.
@@ -86,20 +88,23 @@ pub struct DuplicateCoupon {
     pub in_bank: bool,
 }
 
-/// Loads rows into a temporary table that ends with the transaction. `write` is given a sink for rows in the form of
-/// [`StagedCoupon::write`].
+/// Loads run number `run` into a temporary table that ends with the transaction. `write` is given a sink for rows in the
+/// form of [`StagedCoupon::write`].
 ///
 /// # Errors
 /// What `write` says, or the statement's error.
-pub fn stage<E>(connection: &mut Transaction, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E>
+pub fn stage<E>(
+    connection: &mut Transaction,
+    run: usize,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E>
 where
     E: From<StoreError>,
 {
-    use diesel::connection::SimpleConnection as _;
     connection
         .batch_execute(
             "CREATE TEMPORARY TABLE staged_coupon (lot_key integer NOT NULL, line bigint NOT NULL, \
-         code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
+             code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
         )
         .map_err(StoreError::from)?;
     let rows = Rows::new(write);
@@ -108,31 +113,26 @@ where
         .with_format(CopyFormat::Text)
         .execute(connection);
     rows.end(copied)?;
-    connection.batch_execute("ANALYZE staged_coupon").map_err(StoreError::from)?;
+    connection
+        .batch_execute(&format!("ANALYZE staged_coupon; ALTER TABLE staged_coupon RENAME TO staged_coupon_{run}"))
+        .map_err(StoreError::from)?;
     Ok(())
 }
 
-/// Adds the staged codes that their bank does not have yet. The banks must be locked.
+/// Gives each new lot its id. The banks must be locked.
 ///
 /// # Errors
 /// Any [`StoreError`] of the statements.
-pub fn apply(
-    connection: &mut Transaction,
-    namespace_id: i32,
-    upload_id: i64,
-    lots: &[NewLot],
-    now: DateTime<Utc>,
-) -> Result<Vec<AddedLot>, StoreError> {
-    use diesel::connection::SimpleConnection as _;
+pub fn begin_lots(connection: &mut Transaction, namespace_id: i32, lots: &[NewLot]) -> Result<(), StoreError> {
     connection.batch_execute(
-        "CREATE TEMPORARY TABLE new_lot (lot_key integer NOT NULL, bank_id integer NOT NULL, lot_id integer NOT NULL) \
-         ON COMMIT DROP",
+        "CREATE TEMPORARY TABLE new_lot (lot_key integer NOT NULL, bank_id integer NOT NULL, lot_id integer NOT NULL, \
+         lots_before integer NOT NULL, size integer NOT NULL DEFAULT 0) ON COMMIT DROP",
     )?;
     let keys: Vec<i32> = (0_i32..).take(lots.len()).collect();
     let banks: Vec<i32> = lots.iter().map(|lot| lot.bank_id).collect();
     diesel::sql_query(
-        "INSERT INTO new_lot (lot_key, bank_id, lot_id) \
-         SELECT k.lot_key, k.bank_id, b.lots + row_number() OVER (PARTITION BY k.bank_id ORDER BY k.lot_key) \
+        "INSERT INTO new_lot (lot_key, bank_id, lot_id, lots_before) \
+         SELECT k.lot_key, k.bank_id, b.lots + row_number() OVER (PARTITION BY k.bank_id ORDER BY k.lot_key), b.lots \
          FROM unnest($2::integer[], $3::integer[]) AS k (lot_key, bank_id) \
          JOIN bank AS b ON b.namespace_id = $1 AND b.id = k.bank_id",
     )
@@ -140,33 +140,76 @@ pub fn apply(
     .bind::<Array<Integer>, _>(&keys)
     .bind::<Array<Integer>, _>(&banks)
     .execute(connection)?;
-    let added = insert_codes(connection, namespace_id)?;
-    insert_lots(connection, namespace_id, upload_id, lots, &added, now)?;
+    Ok(connection.batch_execute("ANALYZE new_lot")?)
+}
+
+/// Adds the codes of one run that their bank does not have yet. Rows come as they were staged, in order of code; where
+/// there is one lot, its numbers follow that same order and one sort (of sorted rows) serves both.
+///
+/// # Errors
+/// Any [`StoreError`] of the statements.
+pub fn add_run(
+    connection: &mut Transaction,
+    namespace_id: i32,
+    run: usize,
+    lots: usize,
+) -> Result<Vec<AddedLot>, StoreError> {
+    let numbered = if lots == 1 { "ORDER BY s.code" } else { "PARTITION BY s.lot_key ORDER BY s.code" };
+    let added: Vec<AddedLot> = diesel::sql_query(format!(
+        "WITH added AS ( \
+             INSERT INTO coupon AS c (namespace_id, bank_id, lot_id, seq, code) \
+             SELECT $1, n.bank_id, n.lot_id, n.size + row_number() OVER ({numbered}) - 1, s.code \
+             FROM staged_coupon_{run} AS s JOIN new_lot AS n ON n.lot_key = s.lot_key \
+             WHERE NOT EXISTS (SELECT FROM coupon AS k \
+                 WHERE k.namespace_id = $1 AND k.code = s.code AND k.bank_id = n.bank_id) \
+             ORDER BY s.code \
+             RETURNING c.bank_id, c.lot_id, c.code) \
+         SELECT n.lot_key, count(*) AS size, count(r.code) AS redeemed \
+         FROM added AS a JOIN new_lot AS n ON n.bank_id = a.bank_id AND n.lot_id = a.lot_id \
+         LEFT JOIN redemption AS r ON r.namespace_id = $1 AND r.code = a.code \
+         GROUP BY n.lot_key ORDER BY n.lot_key",
+    ))
+    .bind::<Integer, _>(namespace_id)
+    .load(connection)?;
+    for lot in &added {
+        diesel::sql_query("UPDATE new_lot SET size = size + $2 WHERE lot_key = $1")
+            .bind::<Integer, _>(lot.lot_key)
+            .bind::<BigInt, _>(lot.size)
+            .execute(connection)?;
+    }
     Ok(added)
 }
 
-fn insert_codes(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<AddedLot>, StoreError> {
-    Ok(diesel::sql_query(
-        "WITH fresh AS MATERIALIZED ( \
-             SELECT s.bank_id, s.lot_id, s.lot_key, s.code FROM ( \
-                 SELECT DISTINCT ON (t.code, n.bank_id) n.bank_id, n.lot_id, t.lot_key, t.code \
-                 FROM staged_coupon AS t JOIN new_lot AS n ON n.lot_key = t.lot_key \
-                 ORDER BY t.code, n.bank_id, t.line) AS s \
-             WHERE NOT EXISTS (SELECT FROM coupon AS c \
-                 WHERE c.namespace_id = $1 AND c.code = s.code AND c.bank_id = s.bank_id)), \
-         added AS ( \
-             INSERT INTO coupon AS c (namespace_id, bank_id, lot_id, seq, code) \
-             SELECT $1, f.bank_id, f.lot_id, row_number() OVER (PARTITION BY f.lot_key ORDER BY f.code) - 1, f.code \
-             FROM fresh AS f ORDER BY f.code) \
-         SELECT f.lot_key, count(*) AS size, count(r.code) AS redeemed \
-         FROM fresh AS f LEFT JOIN redemption AS r ON r.namespace_id = $1 AND r.code = f.code \
-         GROUP BY f.lot_key ORDER BY f.lot_key",
-    )
+/// The rows of one run that [`add_run`] left out, by line, at most `most`. To be asked right after it: what the run added
+/// itself is told apart by `added_before`, the size that each lot (by key) had before.
+///
+/// # Errors
+/// Any [`StoreError`] of the statement.
+pub fn duplicates(
+    connection: &mut Transaction,
+    namespace_id: i32,
+    run: usize,
+    added_before: &[i64],
+    most: i64,
+) -> Result<Vec<DuplicateCoupon>, StoreError> {
+    Ok(diesel::sql_query(format!(
+        "SELECT s.line, s.code, c.lot_id <= n.lots_before AS in_bank \
+         FROM staged_coupon_{run} AS s JOIN new_lot AS n ON n.lot_key = s.lot_key \
+         JOIN coupon AS c ON c.namespace_id = $1 AND c.code = s.code AND c.bank_id = n.bank_id \
+         LEFT JOIN new_lot AS o ON o.bank_id = c.bank_id AND o.lot_id = c.lot_id \
+         WHERE o.lot_key IS NULL OR c.seq < ($2::bigint[])[o.lot_key + 1] ORDER BY s.line LIMIT $3",
+    ))
     .bind::<Integer, _>(namespace_id)
+    .bind::<Array<BigInt>, _>(added_before)
+    .bind::<BigInt, _>(most)
     .load(connection)?)
 }
 
-fn insert_lots(
+/// Writes the lots down, once every run was added. `added` is their sum per lot.
+///
+/// # Errors
+/// Any [`StoreError`] of the statements.
+pub fn finish_lots(
     connection: &mut Transaction,
     namespace_id: i32,
     upload_id: i64,
@@ -202,32 +245,4 @@ fn insert_lots(
     .bind::<Integer, _>(namespace_id)
     .execute(connection)?;
     Ok(())
-}
-
-/// The staged rows that were skipped, by line, at most `most`. `banks` says how many lots each bank had before.
-///
-/// # Errors
-/// Any [`StoreError`] of the statement.
-pub fn duplicates(
-    connection: &mut Transaction,
-    namespace_id: i32,
-    banks: &[(i32, i32)],
-    most: i64,
-) -> Result<Vec<DuplicateCoupon>, StoreError> {
-    let (ids, lots): (Vec<i32>, Vec<i32>) = banks.iter().copied().unzip();
-    Ok(diesel::sql_query(
-        "SELECT d.line, d.code, c.code IS NOT NULL AS in_bank FROM ( \
-             SELECT s.line, s.code, n.bank_id, b.lots, \
-                 row_number() OVER (PARTITION BY s.code, n.bank_id ORDER BY s.line) AS nth \
-             FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s.lot_key \
-             JOIN unnest($2::integer[], $3::integer[]) AS b (id, lots) ON b.id = n.bank_id) AS d \
-         LEFT JOIN coupon AS c ON c.namespace_id = $1 AND c.code = d.code AND c.bank_id = d.bank_id \
-             AND c.lot_id <= d.lots \
-         WHERE d.nth > 1 OR c.code IS NOT NULL ORDER BY d.line LIMIT $4",
-    )
-    .bind::<Integer, _>(namespace_id)
-    .bind::<Array<Integer>, _>(&ids)
-    .bind::<Array<Integer>, _>(&lots)
-    .bind::<BigInt, _>(most)
-    .load(connection)?)
 }

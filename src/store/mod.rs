@@ -5,8 +5,10 @@
 
 pub mod alerts;
 pub mod banks;
+pub mod batches;
 mod copy;
 pub mod coupons;
+pub mod draw;
 pub mod drops;
 mod health;
 pub mod mails;
@@ -14,11 +16,12 @@ mod namespaces;
 mod pool;
 pub mod private;
 mod receiving;
+pub mod recipients;
 pub mod redemptions;
 pub mod schema;
 pub mod uploads;
 
-pub use pool::{Store, StoreError, Transaction};
+pub use pool::{Connection, Store, StoreError, Transaction};
 pub use receiving::{Completed, Renamed, Sent, Spot, Stage};
 
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};

@@ -16,7 +16,7 @@ use crate::config::Name;
 pub type Transaction = PgConnection;
 
 /// A connection out of the pool.
-type Connection = PooledConnection<ConnectionManager<PgConnection>>;
+pub type Connection = PooledConnection<ConnectionManager<PgConnection>>;
 
 /// The store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +123,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]
-    pub(super) fn connection(&self) -> Result<Connection, StoreError> {
+    pub fn connection(&self) -> Result<Connection, StoreError> {
         self.pool.get().map_err(StoreError::Unavailable)
     }
 

@@ -9,4 +9,13 @@
 )]
 
 mod harness;
+
+mod config;
+mod dependencies;
 mod inbound;
+mod lifecycle;
+mod openpgp;
+mod outbound;
+mod private_server;
+mod sftp_endpoint;
+mod tidy;

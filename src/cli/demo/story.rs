@@ -90,7 +90,10 @@ fn refusals(stage: &Stage, teller: &mut Teller<'_, impl Write>) -> anyhow::Resul
 
     teller.scene("Walls: the client does not see the campaign system's side")?;
     let seen = stage.sftp(Actor::Client, &["ls -1 /"])?;
-    teller.line(&format!("the client sees {}", seen.split_whitespace().collect::<Vec<_>>().join(" ")))?;
+    teller.line(&format!(
+        "the client sees {}",
+        seen.lines().filter(|line| line.starts_with('/')).collect::<Vec<_>>().join(" ")
+    ))?;
     if stage.sftp(Actor::Client, &["ls /recipients"]).is_ok() {
         bail!("see that the client cannot list /recipients");
     }

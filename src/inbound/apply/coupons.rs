@@ -5,6 +5,7 @@ use std::io::Write;
 
 use chrono::NaiveDate;
 
+use super::run::{Run, RunRow};
 use super::{BankEffect, Effect, Rows};
 use crate::config::{Name, NewBanks, OfferType};
 use crate::inbound::Work;
@@ -45,8 +46,8 @@ pub(super) fn apply(
     let known = banks::every(transaction, work.claimed.namespace_id)?;
     let known = known.into_iter().map(|bank| (bank.name.clone(), bank)).collect();
     let mut lots = Lots { work, known, keys: HashMap::new(), lots: Vec::new() };
-    let mut header = None;
-    store::stage(transaction, |sink| read(rows, tally, &mut lots, &mut header, sink))?;
+    let mut reading = Reading::default();
+    let runs = stage(transaction, rows, tally, &mut lots, &mut reading)?;
     if tally.rows.read == 0 {
         tally.take_notes(rows.notes());
         return Err(InboundError::Reject(Finding::file(
@@ -57,67 +58,118 @@ pub(super) fn apply(
     super::judge(work, rows, tally)?;
     banks::lock_namespace(transaction, work.claimed.namespace_id, NamespaceLock::Shared)?;
     let ids = lots.resolve(transaction, tally)?;
-    let locked = banks::lock_banks(transaction, work.claimed.namespace_id, &distinct(&ids))?;
+    banks::lock_banks(transaction, work.claimed.namespace_id, &distinct(&ids))?;
     super::stop_if_repeated(transaction, work, rows)?;
 
     let before = super::remaining(transaction, work)?;
-    let staged = tally.rows.accepted;
     let new = lots.new_lots(&ids);
-    let added = store::apply(transaction, work.claimed.namespace_id, work.claimed.id, &new, work.now)?;
-    count(transaction, work, tally, &added, staged, &locked)?;
+    let added = add(transaction, work, tally, &runs, &new)?;
+    store::finish_lots(transaction, work.claimed.namespace_id, work.claimed.id, &new, &added, work.now)?;
     let after = super::remaining(transaction, work)?;
-    Ok(Effect { banks: lots.effects(&ids, &added, &before, &after), header })
+    Ok(Effect {
+        banks: lots.effects(&ids, &added, &before, &after),
+        header: reading.columns.map(|columns| columns.header),
+    })
 }
 
-/// Reads every row; the good ones go to `sink`.
-fn read(
+/// Where the reading of the file is.
+#[derive(Default)]
+struct Reading {
+    columns: Option<Columns>,
+    run: Run,
+    ended: bool,
+}
+
+/// Reads the whole file into temporary tables, run by run. Returns how many rows each run has.
+fn stage(
+    transaction: &mut Transaction,
     rows: &mut Rows,
     tally: &mut Tally,
     lots: &mut Lots<'_>,
-    header: &mut Option<bool>,
-    sink: &mut dyn Write,
-) -> Result<(), InboundError> {
-    let work = lots.work;
-    let mut columns: Option<Columns> = None;
+    reading: &mut Reading,
+) -> Result<Vec<u64>, InboundError> {
+    let mut runs = Vec::new();
+    while !reading.ended {
+        reading.run.clear();
+        read(rows, tally, lots, reading)?;
+        if reading.run.is_empty() {
+            continue;
+        }
+        let mut listed = Ok(());
+        reading.run.sort(&lots.banks(), |row| {
+            tally.rows.accepted -= 1;
+            let line = Finding::line(Reason::DuplicateInFile, row.line, "the code stood earlier in this file");
+            listed = std::mem::replace(&mut listed, Ok(())).and_then(|()| note_duplicate(tally, line, row.code));
+        });
+        listed?;
+        store::stage(transaction, runs.len(), |sink| write(&reading.run, sink))?;
+        runs.push(reading.run.rows().len() as u64);
+    }
+    Ok(runs)
+}
+
+fn write(run: &Run, sink: &mut dyn Write) -> Result<(), InboundError> {
     let mut buffer = Vec::with_capacity(80 * 1024);
-    while let Some(record) = rows.next_record()? {
-        let known = match &columns {
-            Some(known) => known,
-            None => match Columns::from_first(&record, work.place.target.is_some()) {
-                Ok(found) => {
-                    warn_ignored(&found, tally);
-                    *header = Some(found.header);
-                    let skip = found.header;
-                    let found = columns.insert(found);
-                    if skip {
-                        continue;
-                    }
-                    found
-                }
-                Err(finding) => return Err(super::refuse(rows, finding)),
-            },
-        };
-        tally.rows.read += 1;
-        match accept(known, &record, lots) {
-            Ok((lot_key, row)) => {
-                tally.rows.accepted += 1;
-                if row.trimmed {
-                    tally.warn(Finding::line(Reason::Trimmed, record.line(), "outer blanks were trimmed"), 1);
-                }
-                let line = i64::try_from(record.line()).unwrap_or(i64::MAX);
-                StagedCoupon { lot_key, line, code: row.code }.write(&mut buffer)?;
-            }
-            Err(finding) => tally.reject(finding, record.raw())?,
-        }
-        if lots.lots.len() > LOTS_MOST {
-            return Err(super::refuse(rows, too_many_lots()));
-        }
+    for RunRow { line, lot_key, code } in run.rows() {
+        let lot_key = i32::try_from(lot_key).unwrap_or(i32::MAX);
+        StagedCoupon { lot_key, line: i64::try_from(line).unwrap_or(i64::MAX), code }.write(&mut buffer)?;
         super::flush_if_large(&mut buffer, sink)?;
     }
     Ok(sink.write_all(&buffer)?)
 }
 
-fn accept<'r>(columns: &Columns, record: &Record<'r>, lots: &mut Lots<'_>) -> Result<(i32, Row<'r>), Finding> {
+/// Reads rows until the run is full or the file has ended; the good ones go into the run.
+fn read(rows: &mut Rows, tally: &mut Tally, lots: &mut Lots<'_>, reading: &mut Reading) -> Result<(), InboundError> {
+    let work = lots.work;
+    while !reading.run.is_full() {
+        let Some(record) = rows.next_record()? else {
+            reading.ended = true;
+            break;
+        };
+        let Some(columns) = &reading.columns else {
+            match Columns::from_first(&record, work.place.target.is_some()) {
+                Ok(found) => {
+                    warn_ignored(&found, tally);
+                    if !found.header {
+                        take(&found, &record, lots, tally, &mut reading.run)?;
+                    }
+                    reading.columns = Some(found);
+                }
+                Err(finding) => return Err(super::refuse(rows, finding)),
+            }
+            continue;
+        };
+        take(columns, &record, lots, tally, &mut reading.run)?;
+        if lots.lots.len() > LOTS_MOST {
+            return Err(super::refuse(rows, too_many_lots()));
+        }
+    }
+    Ok(())
+}
+
+/// Takes one row into the run, or rejects it.
+fn take(
+    columns: &Columns,
+    record: &Record<'_>,
+    lots: &mut Lots<'_>,
+    tally: &mut Tally,
+    run: &mut Run,
+) -> Result<(), InboundError> {
+    tally.rows.read += 1;
+    match accept(columns, record, lots) {
+        Ok((lot_key, row)) => {
+            tally.rows.accepted += 1;
+            if row.trimmed {
+                tally.warn(Finding::line(Reason::Trimmed, record.line(), "outer blanks were trimmed"), 1);
+            }
+            run.push(RunRow { line: record.line(), lot_key, code: row.code });
+            Ok(())
+        }
+        Err(finding) => Ok(tally.reject(finding, record.raw())?),
+    }
+}
+
+fn accept<'r>(columns: &Columns, record: &Record<'r>, lots: &mut Lots<'_>) -> Result<(u32, Row<'r>), Finding> {
     if let Some(reason) = record.problem() {
         return Err(super::super::row_problem(reason, record.line()));
     }
@@ -128,7 +180,7 @@ fn accept<'r>(columns: &Columns, record: &Record<'r>, lots: &mut Lots<'_>) -> Re
     if let Some(lot) = lots.lots.get_mut(key) {
         lot.case.see(row.code);
     }
-    Ok((i32::try_from(key).unwrap_or(i32::MAX), row))
+    Ok((u32::try_from(key).unwrap_or(u32::MAX), row))
 }
 
 fn warn_ignored(columns: &Columns, tally: &mut Tally) {
@@ -206,6 +258,12 @@ impl Lots<'_> {
         Ok(ids)
     }
 
+    /// A number per lot key that is the same for lots of the same bank.
+    fn banks(&self) -> Vec<usize> {
+        let mut first: HashMap<&Name, usize> = HashMap::new();
+        self.lots.iter().enumerate().map(|(key, lot)| *first.entry(&lot.bank).or_insert(key)).collect()
+    }
+
     fn new_lots(&self, ids: &[i32]) -> Vec<NewLot> {
         self.lots
             .iter()
@@ -242,51 +300,73 @@ impl Lots<'_> {
     }
 }
 
-/// Corrects the counts by what the banks had already, and lists it.
-fn count(
+/// Adds the runs one after the other; counts and lists what the banks had already. Returns the sums per lot.
+fn add(
     transaction: &mut Transaction,
     work: &Work<'_>,
     tally: &mut Tally,
-    added: &[AddedLot],
-    staged: u64,
-    locked: &[(i32, i32)],
-) -> Result<(), InboundError> {
-    let accepted: i64 = added.iter().map(|lot| lot.size).sum();
-    let redeemed: i64 = added.iter().map(|lot| lot.redeemed).sum();
-    tally.rows.accepted = u64::try_from(accepted).unwrap_or_default();
-    tally.rows.duplicate = staged.saturating_sub(tally.rows.accepted);
+    runs: &[u64],
+    lots: &[NewLot],
+) -> Result<Vec<AddedLot>, InboundError> {
+    let namespace_id = work.claimed.namespace_id;
+    store::begin_lots(transaction, namespace_id, lots)?;
+    let mut sums: Vec<AddedLot> =
+        (0_i32..).take(lots.len()).map(|lot_key| AddedLot { lot_key, size: 0, redeemed: 0 }).collect();
+    for (run, staged) in runs.iter().enumerate() {
+        let sizes: Vec<i64> = sums.iter().map(|sum| sum.size).collect();
+        let added = store::add_run(transaction, namespace_id, run, lots.len())?;
+        for lot in &added {
+            if let Some(sum) = usize::try_from(lot.lot_key).ok().and_then(|key| sums.get_mut(key)) {
+                sum.size += lot.size;
+                sum.redeemed += lot.redeemed;
+            }
+        }
+        let added: i64 = added.iter().map(|lot| lot.size).sum();
+        let skipped = staged.saturating_sub(u64::try_from(added).unwrap_or_default());
+        tally.rows.accepted -= skipped;
+        if skipped > 0 {
+            list_duplicates(transaction, work, tally, run, &sizes)?;
+        }
+    }
+    tally.rows.duplicate = tally.rows.read - tally.rows.rejected - tally.rows.accepted;
+    let redeemed: i64 = sums.iter().map(|lot| lot.redeemed).sum();
     if let Ok(redeemed @ 1..) = u64::try_from(redeemed) {
         let message = "codes had been redeemed before they came; they are not handed out";
         tally.warn(Finding::file(Reason::AlreadyRedeemed, message), redeemed);
     }
-    if tally.rows.duplicate == 0 {
-        return Ok(());
+    if tally.listed() < tally.rows.duplicate {
+        let message = format!("{} of {} duplicates are listed", tally.listed(), tally.rows.duplicate);
+        tally.warn(Finding::file(Reason::RejectsCut, message), 1);
     }
-    list_duplicates(transaction, work, tally, locked)
+    sums.retain(|lot| lot.size > 0);
+    Ok(sums)
 }
 
 fn list_duplicates(
     transaction: &mut Transaction,
     work: &Work<'_>,
     tally: &mut Tally,
-    locked: &[(i32, i32)],
+    run: usize,
+    sizes: &[i64],
 ) -> Result<(), InboundError> {
-    let duplicates = store::duplicates(transaction, work.claimed.namespace_id, locked, LISTED_MOST)?;
-    let listed = duplicates.len() as u64;
-    for duplicate in duplicates {
+    let room = LISTED_MOST.saturating_sub(i64::try_from(tally.listed()).unwrap_or(i64::MAX));
+    for duplicate in store::duplicates(transaction, work.claimed.namespace_id, run, sizes, room)? {
         let (reason, message) = if duplicate.in_bank {
             (Reason::DuplicateInBank, "the bank has the code already; its end date stands")
         } else {
             (Reason::DuplicateInFile, "the code stood earlier in this file")
         };
         let finding = Finding::line(reason, u64::try_from(duplicate.line).unwrap_or_default(), message);
-        tally.list(&finding, &duplicate.code)?;
-        tally.warn(finding, 1);
+        note_duplicate(tally, finding, &duplicate.code)?;
     }
-    if listed < tally.rows.duplicate {
-        let message = format!("{listed} of {} duplicates are listed", tally.rows.duplicate);
-        tally.warn(Finding::file(Reason::RejectsCut, message), 1);
+    Ok(())
+}
+
+fn note_duplicate(tally: &mut Tally, finding: Finding, code: &str) -> Result<(), InboundError> {
+    if i64::try_from(tally.listed()).is_ok_and(|listed| listed < LISTED_MOST) {
+        tally.list(&finding, code)?;
     }
+    tally.warn(finding, 1);
     Ok(())
 }
 

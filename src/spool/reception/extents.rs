@@ -50,11 +50,6 @@ impl Extents {
             _ => 0,
         }
     }
-
-    /// Where the last range ends.
-    pub(super) fn end(&self) -> u64 {
-        self.0.last().map_or(0, |(_, end)| *end)
-    }
 }
 
 #[cfg(test)]
@@ -91,9 +86,9 @@ mod tests {
         let mut extents = Extents::whole(100);
         assert!(extents.add(200, 300));
         extents.cut(250);
-        assert_eq!(extents.end(), 250);
+        assert_eq!(extents.0, [(0, 100), (200, 250)]);
         extents.cut(150);
-        assert_eq!((extents.end(), extents.contiguous()), (100, 100));
+        assert_eq!(extents.0, [(0, 100)]);
         extents.cut(0);
         assert_eq!(extents, Extents::whole(0));
     }

@@ -196,12 +196,12 @@ impl Receiving {
         Ok(())
     }
 
-    /// fsync@openssh.com
+    /// Another handle on the file, to sync it on a thread that may wait.
     ///
     /// # Errors
-    /// Those of `fdatasync`.
-    pub fn sync_data(&self) -> std::io::Result<()> {
-        self.file.sync_data()
+    /// Those of `dup`.
+    pub fn try_clone_file(&self) -> std::io::Result<File> {
+        self.file.try_clone()
     }
 
     /// The size, when every byte of it was written and every WRITE went well.

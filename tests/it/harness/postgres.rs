@@ -52,11 +52,6 @@ impl Database {
     pub fn store(&self) -> Store {
         Store::connect(&self.url, 8).unwrap()
     }
-
-    /// A connection for a test's own questions.
-    pub fn connection(&self) -> PgConnection {
-        PgConnection::establish(&self.url).unwrap()
-    }
 }
 
 fn server() -> &'static Server {
@@ -87,6 +82,7 @@ fn start() -> Server {
     } else {
         Command::new("bash")
     };
+    #[expect(clippy::zombie_processes, reason = "it outlives this process: it cleans up behind it")]
     let mut watcher = command
         .args(["-c", WATCH, "watch"])
         .arg(&directory)

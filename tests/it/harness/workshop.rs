@@ -24,8 +24,6 @@ pub struct Workshop {
     /// Its state directory.
     #[expect(dead_code, reason = "held so that it is removed at the end")]
     pub directory: TempDir,
-    /// Its database.
-    pub database: Database,
     /// Its store.
     pub store: Store,
     /// Its clock.
@@ -64,7 +62,7 @@ impl Workshop {
             applied: Doorbell::default(),
             metrics: Metrics::new(|| None),
         };
-        Self { directory, database, store, clock, live, inbound }
+        Self { directory, store, clock, live, inbound }
     }
 
     /// The namespace's files.

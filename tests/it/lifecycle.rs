@@ -1,6 +1,4 @@
 //! The lifecycle in a process of its own: real signals, a real notification socket, real exit codes.
-#![expect(clippy::unwrap_used, reason = "a test says by panicking what went wrong")]
-
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -64,7 +62,7 @@ impl Daemon {
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["daemon_process", "--exact", "--nocapture", "--test-threads=1"])
+            .args(["lifecycle::daemon_process", "--exact", "--nocapture", "--test-threads=1"])
             .env(STORY, story)
             .env("NOTIFY_SOCKET", path)
             .env("WATCHDOG_USEC", "300000")

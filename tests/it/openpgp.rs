@@ -1,7 +1,5 @@
 //! Messages between the daemon and a real GnuPG, both ways, whole and damaged.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's own steps fail the test")]
-
 use std::fs::{self, File};
 use std::io::{Seek, Write};
 use std::os::unix::fs::PermissionsExt;

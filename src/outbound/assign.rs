@@ -1,0 +1,136 @@
+//! The assign stage: gate, then one transaction that hands out the codes.
+
+use std::ops::ControlFlow;
+
+use super::gate::{self, Freshness};
+use super::{Assigned, Job, Outbound, OutboundError};
+use crate::bank::{stock, window};
+use crate::config::{Bank, PersistPer, WhenShort};
+use crate::reason::Reason;
+use crate::recipients::Columns;
+use crate::store::batches::Progress;
+use crate::store::draw::{DrawTerms, Drawn};
+use crate::store::recipients::Recipients;
+
+/// What stands in the record of a customer who gets the fallback code instead of one of the bank's.
+pub(super) const FALLBACK: &str = "FALLBACK";
+
+impl Outbound {
+    /// Due or waiting to assigned, or the reason to wait.
+    pub(super) fn assign(&self, job: &Job<'_>) -> Result<Assigned, OutboundError> {
+        let now = self.clock.now();
+        let claim = job.batch.claim;
+        if job.batch.proof {
+            self.store.assign_proof(claim, now)?;
+            return Ok(Assigned::Done(None));
+        }
+        let bank = job.bank()?;
+        let as_of = self.store.redemptions_as_of(claim.namespace_id)?;
+        match gate::freshness(&job.namespace.redemptions, job.batch.persistent, as_of, now) {
+            Freshness::Fresh => {}
+            Freshness::Stale => {
+                let (batch, campaign) = (claim.id, job.campaign.as_str());
+                tracing::warn!(namespace = %job.namespace.name, campaign, batch, "redemptions are stale; going on");
+            }
+            Freshness::Wait => return Ok(stale(as_of)),
+        }
+        let open_on = window::open_on(now, job.namespace.timezone);
+        if job.batch.progress == Progress::Waiting {
+            let in_stock = stock::remaining(&self.store.lots(claim.namespace_id, job.batch.bank_id)?, open_on);
+            if let Some((need, stock)) =
+                job.batch.compared.filter(|_| !gate::worth_a_look(job.batch.compared, in_stock, claim.fence))
+            {
+                return Ok(short(bank, need, stock));
+            }
+        }
+        let mut recipients = self.load(job)?;
+        fail::fail_point!("outbound-before-assign", |_| std::process::abort());
+        let drawn = recipients.draw(&DrawTerms {
+            claim,
+            bank_id: job.batch.bank_id,
+            persistent: job.batch.persistent,
+            hold_channel: hold_channel(job, bank),
+            send_at: now,
+            open_on,
+            short_reason: short_reason(job, bank)?,
+        })?;
+        match drawn {
+            Drawn::Short { need, stock } => Ok(short(bank, need, stock)),
+            Drawn::Assigned { draw, need, stock } => {
+                let (batch, campaign) = (claim.id, job.campaign.as_str());
+                tracing::info!(namespace = %job.namespace.name, campaign, batch, draw, need, stock, "assigned a batch");
+                Ok(Assigned::Done(Some(recipients)))
+            }
+        }
+    }
+
+    /// Loads the list's customers into the store's temporary table.
+    pub(super) fn load(&self, job: &Job<'_>) -> Result<Recipients, OutboundError> {
+        let file = job.list_file();
+        let longest = job.settings.limits.customer_id_bytes;
+        let mut recipients = self.store.recipients()?;
+        let mut read = Ok(());
+        let mut refused = None;
+        let loaded = recipients.load(|sink| {
+            let mut columns: Option<Columns> = None;
+            read = self.lists.read(job.namespace, &file, &mut |row| match &columns {
+                None => match Columns::read(row, longest) {
+                    Ok(header) => {
+                        columns = Some(header);
+                        ControlFlow::Continue(())
+                    }
+                    Err(finding) => {
+                        refused = Some(finding);
+                        ControlFlow::Break(())
+                    }
+                },
+                // A row that does not count was rejected, and reported, when the list was accepted.
+                Some(columns) => columns.customer(row).map_or(ControlFlow::Continue(()), |id| sink.add(id)),
+            });
+            if read.is_ok() && refused.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        read?;
+        match refused {
+            Some(finding) => Err(super::ListError::Refused(finding).into()),
+            None if loaded => Ok(recipients),
+            None => Err(OutboundError::Differs { row: 0 }),
+        }
+    }
+}
+
+fn short(bank: &Bank, need: i64, stock: i64) -> Assigned {
+    let reason = format!("{need} codes needed, {stock} left in `{}`", bank.name);
+    Assigned::Waits { reason, compared: Some((need, stock)) }
+}
+
+fn stale(as_of: Option<chrono::DateTime<chrono::Utc>>) -> Assigned {
+    let reason = match as_of {
+        Some(as_of) => format!("a newer redemption file than that of {}", as_of.format("%Y-%m-%d %H:%M:%SZ")),
+        None => "a first redemption file".to_owned(),
+    };
+    Assigned::Waits { reason, compared: None }
+}
+
+fn hold_channel<'a>(job: &'a Job<'_>, bank: &Bank) -> &'a str {
+    match bank.persist_per {
+        PersistPer::Channel if job.batch.persistent => &job.batch.channel,
+        _ => "",
+    }
+}
+
+/// What is written down for a customer for whom no code is left, if the campaign does not wait.
+fn short_reason(job: &Job<'_>, bank: &Bank) -> Result<Option<&'static str>, OutboundError> {
+    let campaign = job
+        .namespace
+        .campaigns
+        .get(&job.campaign)
+        .ok_or_else(|| OutboundError::NotConfigured { what: format!("campaign `{}`", job.campaign) })?;
+    match campaign.when_short {
+        WhenShort::Wait => Ok(None),
+        WhenShort::Partial => Ok(Some(Reason::ShortStock.as_str())),
+        WhenShort::Fallback if bank.fallback_code.is_some() => Ok(Some(FALLBACK)),
+        WhenShort::Fallback => {
+            Err(OutboundError::NotConfigured { what: format!("`fallback_code` of bank `{}`", bank.name) })
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The export stage: the recipients' columns and what each row got, merged in the list's order.
+//!
+//! Two streams of the same length run side by side: the list, opened again, and the record in the store. Memory stays
+//! flat. The files are complete and durable in `.spool/prepared` when this ends; nobody sees them yet.
+
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chrono::NaiveDate;
+
+use super::assign::FALLBACK;
+use super::doors::{Seal, SealError, Sealed};
+use super::manifest::{ListedFile, Rows};
+use super::{Job, ListError, Outbound, OutboundError, stem};
+use crate::bank::outcome::Outcome;
+use crate::config::Bank;
+use crate::recipients::{Columns, Row};
+use crate::spool::{Prepared, durable};
+use crate::store::StoreError;
+use crate::store::recipients::{Got, Recipients, Recorded};
+
+/// Prepared files and what they hold.
+pub(super) struct Exported {
+    pub(super) rows: Rows,
+    pub(super) files: Vec<ListedFile>,
+}
+
+impl Job<'_> {
+    pub(super) fn bank(&self) -> Result<&Bank, OutboundError> {
+        let missing = || OutboundError::NotConfigured { what: format!("bank `{}`", self.batch.bank) };
+        self.namespace.banks.get(self.batch.bank.as_str()).ok_or_else(missing)
+    }
+
+    /// The list as it was received: in the archive after its verdict, before that (the move may lag) where it came in.
+    pub(super) fn list_file(&self) -> PathBuf {
+        let archived = self.layout.archive().join(self.batch.upload_id.to_string());
+        if archived.exists() { archived } else { self.layout.incoming_file(self.batch.upload_id) }
+    }
+
+    /// `<stem>.<batch>`, the beginning of the names of all its files.
+    pub(super) fn file_stem(&self) -> String {
+        format!("{}.{}", stem(&self.batch.list_name), self.batch.claim.id)
+    }
+
+    /// Where a file is written out of sight. The fence keeps a worker that lost its claim off the files of the next.
+    pub(super) fn prepared_path(&self, name: &str) -> PathBuf {
+        self.layout.prepared().join(format!("{name}.{}", self.batch.claim.fence))
+    }
+
+    pub(super) fn disk(&self) -> impl Fn(io::Error) -> OutboundError + use<> {
+        let batch = self.batch.claim.id;
+        move |source| OutboundError::Disk { batch, source }
+    }
+}
+
+impl Outbound {
+    /// Writes the batch's files. `recipients` is the list as loaded for the draw, where this run made it.
+    pub(super) fn export(&self, job: &Job<'_>, recipients: Option<Recipients>) -> Result<Exported, OutboundError> {
+        durable::make_directory(&job.layout.prepared()).map_err(job.disk())?;
+        let certificate = job.namespace.campaigns.get(&job.campaign).and_then(|campaign| campaign.encrypt_to.as_ref());
+        let seal = certificate.map(|path| self.seals.prepare(path)).transpose()?;
+        let Some(draw) = job.batch.draw else {
+            return self.merge(job, seal.as_deref(), std::iter::empty());
+        };
+        let mut recipients = match recipients {
+            Some(recipients) => recipients,
+            None => self.load(job)?,
+        };
+        let got = recipients.got(&Recorded {
+            namespace_id: job.batch.claim.namespace_id,
+            bank_id: job.batch.bank_id,
+            batch_id: job.batch.claim.id,
+            draw,
+            persistent: job.batch.persistent,
+            hold_channel: job.batch.hold_channel.as_deref().unwrap_or_default(),
+        })?;
+        self.merge(job, seal.as_deref(), got)
+    }
+
+    fn merge(
+        &self,
+        job: &Job<'_>,
+        seal: Option<&dyn Seal>,
+        got: impl Iterator<Item = Result<Got, StoreError>>,
+    ) -> Result<Exported, OutboundError> {
+        let mut merge = Merge {
+            job,
+            seal,
+            got,
+            columns: None,
+            bank: job.bank()?,
+            read: 0,
+            rows: Rows::default(),
+            assigned: None,
+            unassigned: None,
+        };
+        let mut failed = None;
+        self.lists.read(job.namespace, &job.list_file(), &mut |row| match merge.row(row) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        match failed {
+            Some(error) => Err(error),
+            None => merge.finish(),
+        }
+    }
+}
+
+struct Merge<'a, I> {
+    job: &'a Job<'a>,
+    seal: Option<&'a dyn Seal>,
+    got: I,
+    columns: Option<Columns>,
+    bank: &'a Bank,
+    read: i64,
+    rows: Rows,
+    assigned: Option<OutFile<'a>>,
+    unassigned: Option<OutFile<'a>>,
+}
+
+/// What stands behind the recipients' columns.
+enum Cells {
+    Code { code: String, end_date: Option<NaiveDate>, outcome: Outcome },
+    None { reason: String },
+}
+
+impl<I: Iterator<Item = Result<Got, StoreError>>> Merge<'_, I> {
+    fn row(&mut self, row: &dyn Row) -> Result<(), OutboundError> {
+        let Some(columns) = &self.columns else {
+            let columns = Columns::read(row, self.job.settings.limits.customer_id_bytes).map_err(ListError::Refused)?;
+            let mut file = OutFile::create(self.job, self.seal, "csv")?;
+            file.write(columns.names().iter().map(String::as_str), &["bank_name", "code", "end_date", "outcome"])?;
+            self.assigned = Some(file);
+            self.columns = Some(columns);
+            return Ok(());
+        };
+        if columns.customer(row).is_err() {
+            return Ok(());
+        }
+        let cells = self.cells()?;
+        let fields = (0..row.width()).map(|index| row.field(index).unwrap_or_default());
+        match cells {
+            Cells::Code { code, end_date, outcome } => {
+                self.rows.count(outcome);
+                let end_date = end_date.map(|date| date.to_string()).unwrap_or_default();
+                let file = self.assigned.as_mut().ok_or(OutboundError::Differs { row: self.read })?;
+                file.write(fields, &[self.bank.name.as_str(), &code, &end_date, outcome.as_str()])
+            }
+            Cells::None { reason } => {
+                self.rows.unassigned += 1;
+                if let (None, Some(columns)) = (&self.unassigned, &self.columns) {
+                    let mut file = OutFile::create(self.job, self.seal, "unassigned.csv")?;
+                    file.write(columns.names().iter().map(String::as_str), &["reason"])?;
+                    self.unassigned = Some(file);
+                }
+                let file = self.unassigned.as_mut().ok_or(OutboundError::Differs { row: self.read })?;
+                file.write(fields, &[&reason])
+            }
+        }
+    }
+
+    /// What the next accepted row got.
+    fn cells(&mut self) -> Result<Cells, OutboundError> {
+        self.read += 1;
+        let code = |code: String, end_date, outcome| Ok(Cells::Code { code, end_date, outcome });
+        let Some(own_draw) = self.job.batch.draw else {
+            return code(self.bank.proof_code.clone(), None, Outcome::Proof);
+        };
+        let differs = || OutboundError::Differs { row: self.read };
+        let got = self.got.next().ok_or_else(differs)??;
+        if got.ordinal != self.read - 1 {
+            return Err(differs());
+        }
+        match got {
+            Got { reason: Some(reason), .. } if reason == FALLBACK => {
+                let what = || format!("`fallback_code` of bank `{}`", self.bank.name);
+                let fallback = self.bank.fallback_code.clone();
+                code(fallback.ok_or_else(|| OutboundError::NotConfigured { what: what() })?, None, Outcome::Fallback)
+            }
+            Got { reason: Some(reason), .. } => Ok(Cells::None { reason }),
+            Got { draw: Some(draw), outcome: Some(outcome), code: Some(held), end_date, .. } => {
+                let outcome =
+                    if draw == own_draw { Outcome::from_stored(outcome).ok_or_else(differs)? } else { Outcome::Kept };
+                code(held, end_date, outcome)
+            }
+            _ => Err(differs()),
+        }
+    }
+
+    fn finish(mut self) -> Result<Exported, OutboundError> {
+        // A list without a header would not have been accepted; a record beyond the list means another list.
+        if self.columns.is_none() || self.got.next().transpose()?.is_some() {
+            return Err(OutboundError::Differs { row: self.read + 1 });
+        }
+        let mut files = Vec::new();
+        for (file, rows) in [(self.assigned, self.rows.assigned()), (self.unassigned, self.rows.unassigned)] {
+            if let Some(file) = file {
+                files.push(file.finish(rows)?);
+            }
+        }
+        Ok(Exported { rows: self.rows, files })
+    }
+}
+
+/// One prepared file, encrypted or not.
+struct OutFile<'s> {
+    batch: i64,
+    name: String,
+    prepared: Shared,
+    csv: csv::Writer<Body<'s>>,
+}
+
+/// The file below the encryption, which must be finished after it.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Option<Prepared>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(prepared) => prepared.write(bytes),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map_or(Ok(()), Prepared::flush)
+    }
+}
+
+enum Body<'s> {
+    Plain(Shared),
+    Sealed(Box<dyn Sealed + 's>),
+}
+
+impl Write for Body<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(shared) => shared.write(bytes),
+            Self::Sealed(sealed) => sealed.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(shared) => shared.flush(),
+            Self::Sealed(sealed) => sealed.flush(),
+        }
+    }
+}
+
+impl<'s> OutFile<'s> {
+    fn create(job: &Job<'_>, seal: Option<&'s dyn Seal>, extension: &str) -> Result<Self, OutboundError> {
+        let sealed = if seal.is_some() { ".pgp" } else { "" };
+        let name = format!("{}.{extension}{sealed}", job.file_stem());
+        let file = Prepared::create(&job.prepared_path(&name)).map_err(job.disk())?;
+        let prepared = Shared(Arc::new(Mutex::new(Some(file))));
+        let body = match seal {
+            None => Body::Plain(prepared.clone()),
+            Some(seal) => Body::Sealed(seal.start(Box::new(prepared.clone()))?),
+        };
+        let csv = csv::WriterBuilder::new().buffer_capacity(64 * 1024).from_writer(body);
+        Ok(Self { batch: job.batch.claim.id, name, prepared, csv })
+    }
+
+    fn write<'r>(&mut self, fields: impl Iterator<Item = &'r str>, more: &[&'r str]) -> Result<(), OutboundError> {
+        let batch = self.batch;
+        let disk = move |error: csv::Error| OutboundError::Disk { batch, source: error.into() };
+        for field in fields.chain(more.iter().copied()) {
+            self.csv.write_field(field).map_err(disk)?;
+        }
+        self.csv.write_record(None::<&[u8]>).map_err(disk)
+    }
+
+    fn finish(self, rows: u64) -> Result<ListedFile, OutboundError> {
+        let batch = self.batch;
+        let disk = move |source: io::Error| OutboundError::Disk { batch, source };
+        let body = self.csv.into_inner().map_err(|error| disk(io::Error::other(error.to_string())))?;
+        if let Body::Sealed(sealed) = body {
+            sealed.finish()?;
+        }
+        let prepared = self.prepared.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let gone = || OutboundError::Seal(SealError::Write(io::ErrorKind::BrokenPipe.into()));
+        let content = prepared.ok_or_else(gone)?.finish().map_err(disk)?;
+        Ok(ListedFile { name: self.name, sha256: content.sha256, bytes: content.bytes, rows })
+    }
+}
