@@ -6,8 +6,9 @@
 //! lettre begins TLS before it sets its timeouts, so a server that accepts and then says nothing would hold `smtps://` for
 //! ever: the connection is made on a thread that can be left behind, one at most.
 
+use std::error::Error;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -82,7 +83,10 @@ impl Trouble {
     }
 
     fn from_server(with: With, step: &str, error: &lettre::transport::smtp::Error) -> Self {
-        let whole = format!("{step}: {}", chain(error));
+        let whole = match timed_out(error) {
+            true => format!("{step}: no answer in time"),
+            false => format!("{step}: {}", chain(error)),
+        };
         let told = match error.status() {
             Some(code) => format!("{step}: the server answered {code}"),
             None => whole.clone(),
@@ -98,6 +102,12 @@ impl Trouble {
         };
         Self::from_server(with, step, error)
     }
+}
+
+/// The system says of a read that took too long that it would block.
+fn timed_out(error: &(dyn Error + 'static)) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    matches!(kind, Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)) || error.source().is_some_and(timed_out)
 }
 
 /// Makes connections.

@@ -76,17 +76,17 @@ fn html_parts(message: &Message) -> [(&'static str, String); 5] {
         html
     });
     let rows = message.facts.iter().fold(String::new(), |mut html, (label, value)| {
-        let _ = write!(
+        let _ = writeln!(
             html,
             "<tr><td style=\"padding:3px 16px 3px 0;color:#6a6f76;white-space:nowrap;vertical-align:top\">{}</td>\
-             <td style=\"padding:3px 0;overflow-wrap:anywhere\">{}</td></tr>\n",
+             <td style=\"padding:3px 0;overflow-wrap:anywhere\">{}</td></tr>",
             escaped(label),
             escaped(value)
         );
         html
     });
     let items = message.errors.iter().fold(String::new(), |mut html, error| {
-        let _ = write!(html, "<li style=\"margin:0 0 4px\">{}</li>\n", escaped(error));
+        let _ = writeln!(html, "<li style=\"margin:0 0 4px\">{}</li>", escaped(error));
         html
     });
     let wrapped = |html: String, before: &str, after: &str| match html.is_empty() {

@@ -99,7 +99,7 @@ impl Look<'_> {
     fn files(&self) -> Result<(), StoreError> {
         for upload in self.store.refused_uploads(self.namespace_id, self.now - LOOK_BACK)? {
             let errors = refusal::first_errors(&upload.report, &upload.name, &upload.target);
-            self.raise(Change {
+            self.raise(&Change {
                 subject: format!("file_refused/{}", upload.id),
                 from: None,
                 to: 1,
@@ -121,7 +121,7 @@ impl Look<'_> {
 
     fn batches(&self) -> Result<(), StoreError> {
         for batch in self.store.waiting_batches(self.namespace_id)? {
-            self.raise(Change {
+            self.raise(&Change {
                 subject: format!("batch_waiting/{}", batch.id),
                 from: None,
                 to: 1,
@@ -213,7 +213,7 @@ impl Look<'_> {
         let arrivals = self.store.redemption_arrivals(self.namespace_id, Feed::look_back(self.now))?;
         let newest = self.store.newest_redemptions(self.namespace_id)?;
         let feed = Feed { expected_by, zone: self.namespace.timezone, arrivals: &arrivals, newest };
-        feed.judge(&memory, self.now).into_iter().try_for_each(|change| self.raise(change))
+        feed.judge(&memory, self.now).iter().try_for_each(|change| self.raise(change))
     }
 
     fn certificates(&self) -> Result<(), StoreError> {
@@ -226,11 +226,11 @@ impl Look<'_> {
     }
 
     fn raise_if(&self, change: Option<Change>) -> Result<(), StoreError> {
-        change.map_or(Ok(()), |change| self.raise(change))
+        change.map_or(Ok(()), |change| self.raise(&change))
     }
 
     /// Remembers the change, writes the mails, then logs; all of it only if no other daemon was first.
-    fn raise(&self, change: Change) -> Result<(), StoreError> {
+    fn raise(&self, change: &Change) -> Result<(), StoreError> {
         let message = change.alert.as_ref().map(|alert| wording::say(alert, self.namespace.timezone));
         let level = LevelChange {
             namespace_id: self.namespace_id,

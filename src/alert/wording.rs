@@ -1,6 +1,6 @@
 //! What each alert says, in the namespace's own time. Numbers and names only: no code, no content of a file.
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use super::certificates::Stage;
@@ -53,21 +53,7 @@ pub fn say(alert: &Alert, zone: Tz) -> Message {
             action: "Send a campaign that uses them, or let them lapse.".to_owned(),
             ..Message::default()
         },
-        Alert::RedemptionsLate { date, expected_by, newest } => Message {
-            title: format!("no redemption file for {date}"),
-            headline: format!(
-                "The redemption file for {date} was expected by {} ({zone}); none came.",
-                expected_by.format("%H:%M")
-            ),
-            paragraphs: vec![
-                "Until it comes, codes that were used since the last one count as unused: customers may be sent a code \
-                 again that the shop refuses."
-                    .to_owned(),
-            ],
-            facts: vec![("Newest file", newest.map_or_else(|| "none so far".to_owned(), |at| local(at, zone)))],
-            action: "Have the file sent to /redemptions/. If nothing was redeemed, an empty file says so.".to_owned(),
-            ..Message::default()
-        },
+        Alert::RedemptionsLate { date, expected_by, newest } => redemptions_late(*date, *expected_by, *newest, zone),
         Alert::RedemptionsArrived { date, expected_by, late_by } => Message {
             title: format!("the redemption file for {date} arrived {} late", span(*late_by)),
             headline: format!("The redemption file for {date} arrived {} late.", span(*late_by)),
@@ -120,6 +106,22 @@ fn low_stock(low: &LowStock) -> Message {
         paragraphs: low.outlook.iter().map(rate).chain([ladder]).collect(),
         facts: vec![("Bank", bank.clone()), ("Remaining", grouped(*remaining)), ("Used by", used_by)],
         action: upload_more(bank),
+        ..Message::default()
+    }
+}
+
+fn redemptions_late(date: NaiveDate, expected_by: NaiveTime, newest: Option<DateTime<Utc>>, zone: Tz) -> Message {
+    let expected_by = expected_by.format("%H:%M");
+    Message {
+        title: format!("no redemption file for {date}"),
+        headline: format!("The redemption file for {date} was expected by {expected_by} ({zone}); none came."),
+        paragraphs: vec![
+            "Until it comes, codes that were used since the last one count as unused: customers may be sent a code again \
+             that the shop refuses."
+                .to_owned(),
+        ],
+        facts: vec![("Newest file", newest.map_or_else(|| "none so far".to_owned(), |at| local(at, zone)))],
+        action: "Have the file sent to /redemptions/. If nothing was redeemed, an empty file says so.".to_owned(),
         ..Message::default()
     }
 }
@@ -244,8 +246,6 @@ fn span(span: TimeDelta) -> String {
 
 #[cfg(test)]
 mod tests {
-    use chrono::NaiveTime;
-
     use super::*;
     use crate::alert::refusal::ReportedError;
 

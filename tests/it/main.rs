@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod alert;
 mod config;
 mod dependencies;
 mod inbound;
