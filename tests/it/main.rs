@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod alert;
 mod catalogue;
 mod commands;
 mod config;
