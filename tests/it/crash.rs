@@ -191,6 +191,20 @@ fn while_a_close_is_not_answered() {
     });
 }
 
+#[test]
+fn a_number_that_is_given_again() {
+    // What is left where a crash of the database lost the row of an upload that nobody had closed.
+    let daemon = Daemon::serve(&[("acme", ACME)]);
+    let left = daemon.namespace("acme").join(".spool/incoming/1");
+    std::fs::write(&left, "THIS-WAS-ANOTHER-CLIENT\n").unwrap();
+    let feed = daemon.client("acme-feed");
+    let report = feed.send("codes.csv", "A1\nA2\n", "/coupons/spring26");
+    assert_eq!((report["upload_id"].as_u64(), report["rows"]["accepted"].as_u64()), (Some(1), Some(2)), "{report:#}");
+    assert_eq!(daemon.count("SELECT count(*) FROM coupon WHERE code NOT LIKE 'A%'"), 0);
+    daemon.wait_idle();
+    daemon.verify_whole("acme");
+}
+
 /// Numbers that one seed determines.
 struct Dice(u64);
 
@@ -221,6 +235,7 @@ impl Sender<'_> {
                     self.acknowledged.lock().unwrap().insert(name, tries);
                     break;
                 }
+                assert!(tries < 600, "{name} is never received");
                 std::thread::park_timeout(Duration::from_millis(50));
             }
             if self.stop.load(Ordering::Relaxed) {
@@ -230,15 +245,53 @@ impl Sender<'_> {
     }
 }
 
-const KILLS: u64 = 10;
-
 #[test]
 fn at_random_moments() {
+    with_a_seed(|dice| {
+        let mut daemon = Daemon::prepare(&[("acme", ACME)]);
+        daemon.start();
+        kill_at_random_moments(&mut daemon, dice, |daemon, dice| {
+            std::thread::park_timeout(Duration::from_millis(50 + dice.roll(2000)));
+            daemon.kill();
+            // Sometimes it dies before it has come up.
+            if dice.roll(4) == 0 {
+                daemon.spawn("");
+                std::thread::park_timeout(Duration::from_millis(dice.roll(400)));
+                daemon.kill();
+            }
+            daemon.start();
+        });
+    });
+}
+
+#[test]
+fn at_random_moments_together_with_its_own_postgresql() {
+    with_a_seed(|dice| {
+        let mut daemon = Daemon::prepare_private(&[("acme", ACME)]);
+        daemon.start();
+        kill_at_random_moments(&mut daemon, dice, |daemon, dice| {
+            std::thread::park_timeout(Duration::from_millis(50 + dice.roll(2000)));
+            let which = dice.roll(3);
+            if which > 0 {
+                daemon.kill_database();
+            }
+            if which == 1 {
+                // The daemon itself brings it back.
+                daemon.wait_ready();
+            } else {
+                daemon.kill();
+                daemon.start();
+            }
+        });
+    });
+}
+
+/// Runs `work` with a seed of its own, which is shown with a failure, to run the same again.
+fn with_a_seed(work: impl FnOnce(&mut Dice)) {
     let given = std::env::var("COUPOND_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = given.unwrap_or_else(|| RandomState::new().build_hasher().finish()) | 1;
-    let outcome = std::panic::catch_unwind(|| kill_at_random_moments(seed));
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mut Dice(seed))));
     if let Err(panic) = outcome {
-        // Shown with the failure, to run the same again.
         std::panic::panic_any(format!("COUPOND_TEST_SEED={seed}: {}", text(&*panic)));
     }
 }
@@ -248,9 +301,11 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
     owned.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
-fn kill_at_random_moments(seed: u64) {
-    let mut daemon = Daemon::prepare(&[("acme", ACME)]);
-    daemon.start();
+const KILLS: u64 = 10;
+
+/// Four clients send files for as long as `kill` does its work; in the end everything must be there once.
+fn kill_at_random_moments(daemon: &mut Daemon, dice: &mut Dice, kill: impl Fn(&mut Daemon, &mut Dice)) {
+    let seed = dice.0;
     let stop = AtomicBool::new(false);
     let acknowledged = Mutex::new(BTreeMap::new());
     let sender = |user: &str, desk: &str| {
@@ -262,23 +317,20 @@ fn kill_at_random_moments(seed: u64) {
     let (coupons, redemptions) = (sender("acme-feed", "one"), sender("acme-feed", "two"));
     let (winback, texts) = (sender("acme-mail", "one"), sender("acme-mail", "two"));
     std::thread::scope(|scope| {
-        scope.spawn(|| coupons.work(|number| codes(number, seed)));
+        scope.spawn(|| coupons.work(codes));
         scope.spawn(|| redemptions.work(|number| used(number, seed)));
         scope.spawn(|| winback.work(|number| list("winback", number, seed)));
         scope.spawn(|| texts.work(|number| list("texts", number, seed)));
-        let mut dice = Dice(seed);
-        for _ in 0..KILLS {
-            std::thread::park_timeout(Duration::from_millis(50 + dice.roll(2000)));
-            daemon.kill();
-            // Sometimes it dies before it has come up.
-            if dice.roll(4) == 0 {
-                daemon.spawn("");
-                std::thread::park_timeout(Duration::from_millis(dice.roll(400)));
-                daemon.kill();
+        // The clients must hear that it is over even when a kill does not go as it should.
+        let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..KILLS {
+                kill(daemon, dice);
             }
-            daemon.start();
-        }
+        }));
         stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = killed {
+            std::panic::resume_unwind(panic);
+        }
     });
     daemon.wait_idle();
     let acknowledged = acknowledged.into_inner().unwrap();
@@ -299,7 +351,7 @@ fn kill_at_random_moments(seed: u64) {
     assert!(daemon.stop().success());
 }
 
-fn codes(number: u64, _seed: u64) -> (String, String, String) {
+fn codes(number: u64) -> (String, String, String) {
     let rows = (0..200).map(|row| format!("spring26,K{number}-{row}\nshipping,K{number}-{row}\n")).collect::<String>();
     (format!("codes-{number}.csv"), format!("bank_name,code\n{rows}"), "/coupons".to_owned())
 }
