@@ -43,7 +43,7 @@ impl Default for Timeouts {
 impl Timeouts {
     /// Longer than any conversation about one mail: how long a mail is claimed.
     pub(super) fn longest(&self) -> Duration {
-        (self.connect + self.answer * 8 + self.delivery) * 2
+        self.connect + self.answer * 10 + self.delivery
     }
 }
 
