@@ -10,6 +10,7 @@ pub mod coupons;
 pub mod draw;
 pub mod drops;
 mod health;
+pub mod ledger;
 mod namespaces;
 mod pool;
 pub mod private;

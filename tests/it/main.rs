@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod commands_ledger;
 mod config;
 mod dependencies;
 mod inbound;
