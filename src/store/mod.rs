@@ -12,6 +12,7 @@ pub mod draw;
 pub mod drops;
 mod health;
 pub mod mails;
+pub mod ledger;
 mod namespaces;
 mod pool;
 pub mod private;

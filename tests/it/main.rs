@@ -13,6 +13,7 @@ mod harness;
 mod alert;
 mod catalogue;
 mod commands;
+mod commands_ledger;
 mod config;
 #[cfg(feature = "failpoints")]
 mod crash;
