@@ -142,7 +142,7 @@ fn prepare(settings: Settings, store: Store, clock: Clock) -> anyhow::Result<Par
 }
 
 /// Makes what the configuration declares known to the store and visible on disk.
-fn agree(settings: &Settings, store: &Store, keyring: &Keyring, clock: &Clock) -> anyhow::Result<()> {
+pub(crate) fn agree(settings: &Settings, store: &Store, keyring: &Keyring, clock: &Clock) -> anyhow::Result<()> {
     store.ensure_namespaces(settings.namespaces.keys())?;
     let certificate = keyring.certificate().context("export the OpenPGP certificate")?;
     for namespace in settings.namespaces.values() {

@@ -11,10 +11,20 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{self, ConfigError, Settings};
 
 mod banks;
+mod batch;
 mod check;
+mod code;
+mod contract;
+mod customer;
 mod demo;
+mod desk;
+mod import;
+mod keys;
 mod migrate;
+mod quarantine;
 mod serve;
+mod status;
+mod uploads;
 
 const FAILED: u8 = 1;
 const BAD_CONFIGURATION: u8 = 78;
@@ -52,13 +62,28 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    Status(status::StatusCommand),
+    Uploads(uploads::Uploads),
+    Quarantine(quarantine::Quarantine),
+    Batch(batch::BatchCommand),
+    Code(code::CodeCommand),
+    Customer(customer::CustomerCommand),
+    Import(import::Import),
+    Keys(keys::Keys),
+    Contract(contract::Contract),
 }
 
 /// The option that every command with a configuration has.
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// The main configuration file; `namespaces/*.toml` are read beside it
-    #[arg(long = "config", value_name = "FILE", default_value = "/etc/coupond/coupond.toml")]
+    #[arg(
+        id = "config",
+        long = "config",
+        value_name = "FILE",
+        default_value = "/etc/coupond/coupond.toml",
+        global = true
+    )]
     file: std::path::PathBuf,
 }
 
@@ -77,6 +102,15 @@ impl Cli {
             Command::Banks { config, namespace, json } => {
                 banks::run(&config.load()?, namespace.as_deref(), json, &mut out)?;
             }
+            Command::Status(command) => status::run(&command, &mut out)?,
+            Command::Uploads(command) => uploads::run(&command, &mut out)?,
+            Command::Quarantine(command) => quarantine::run(&command, &mut out)?,
+            Command::Batch(command) => batch::run(&command, &mut out)?,
+            Command::Code(command) => code::run(&command, &mut out)?,
+            Command::Customer(command) => customer::run(&command, &mut out)?,
+            Command::Import(command) => return import::run(&command, &mut out),
+            Command::Keys(command) => keys::run(&command, &mut out)?,
+            Command::Contract(command) => contract::run(&command, &mut out)?,
         }
         Ok(ExitCode::SUCCESS)
     }

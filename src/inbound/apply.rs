@@ -13,22 +13,21 @@ use serde::Serialize;
 
 use super::Work;
 use super::error::InboundError;
+use super::mended::Source;
 use super::tally::Tally;
-use crate::plaintext::{Plaintext, RecordReader};
+use crate::plaintext::RecordReader;
 use crate::reason::{Finding, Reason};
 use crate::spool::Kind;
 use crate::store::{StoreError, Transaction, banks, uploads};
 
 /// The rows of an upload.
-pub(super) type Rows = RecordReader<Plaintext>;
+pub(super) type Rows = RecordReader<Source>;
 
 /// What an upload did, or would do in a dry run.
 #[derive(Debug, Default)]
 pub struct Effect {
     /// Per bank, by name.
     pub banks: Vec<BankEffect>,
-    /// Whether the first row was a header.
-    pub header: Option<bool>,
 }
 
 /// What an upload did to one bank.

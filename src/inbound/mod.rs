@@ -15,6 +15,7 @@ mod apply;
 mod error;
 mod kinds;
 mod lease;
+mod mended;
 mod receive_local;
 mod report;
 mod tally;
@@ -190,7 +191,7 @@ impl Inbound {
             limits: &settings.limits,
             layout: &layout,
             place: Place { kind, target: Name::parse(&claimed.target).ok(), dry_run: claimed.dry_run },
-            file_name: FileName { stem: String::new(), until: None, proof: false, rows: None },
+            file_name: FileName::default(),
             now: self.clock.now(),
         };
         let prepared = PreparedReport::new(&layout, claimed.id);
@@ -206,7 +207,10 @@ impl Inbound {
                 return self.conclude(&work, &prepared, tally, None, &Ending::Refused(Verdict::Rejected, finding));
             }
         };
-        let mut rows = self.open(&work)?;
+        let mut rows = match self.open(&work) {
+            Ok(rows) => rows,
+            Err(error) => return self.conclude(&work, &prepared, tally, None, &stopped(&work, error)?),
+        };
         match self.apply(&work, &prepared, &mut rows, &mut tally) {
             Ok(finished) => Ok(finished),
             Err(error) => {
@@ -217,11 +221,12 @@ impl Inbound {
         }
     }
 
-    fn open(&self, work: &Work<'_>) -> Result<Rows, RetryCause> {
+    fn open(&self, work: &Work<'_>) -> Result<Rows, InboundError> {
         let file = std::fs::File::open(work.layout.incoming_file(work.claimed.id))?;
         let mut signers = Vec::new();
         for path in &work.namespace.openpgp.signers {
-            signers.extend(Certificate::load(path).map_err(|error| RetryCause::Certificate(error.into()))?);
+            let loaded = Certificate::load(path).map_err(|error| RetryCause::Certificate(error.into()));
+            signers.extend(loaded.map_err(InboundError::Retry)?);
         }
         let terms = Terms {
             keyring: Arc::clone(&self.keyring),
@@ -230,7 +235,14 @@ impl Inbound {
             limits: work.limits.clone(),
             now: work.now,
         };
-        Ok(RecordReader::new(plaintext::open(file, terms), work.limits.row_bytes))
+        let columns = || match work.file_name.rejects_of {
+            Some(earlier) => {
+                Ok(report::columns(self.store.upload_report(work.claimed.namespace_id, earlier)?.as_deref()))
+            }
+            None => Ok(None),
+        };
+        let source = mended::source(plaintext::open(file, terms), work.limits.row_bytes, columns)?;
+        Ok(RecordReader::new(source, work.limits.row_bytes))
     }
 
     /// The one transaction. Dry runs, repeats and refusals leave it by an error, so that it is rolled back.
@@ -320,12 +332,12 @@ fn write_report(
     content: Option<Content>,
     ending: &Ending,
 ) -> Result<String, std::io::Error> {
-    let (mut rows, warnings) = tally.finish()?;
+    let mut counted = tally.finish()?;
     // Counted while reading, before it was known that nothing comes of them.
     if !matches!(ending, Ending::Effect(..)) {
-        rows.accepted = 0;
+        counted.rows.accepted = 0;
     }
-    let report = report::render(work, ending, content, rows, warnings)?;
+    let report = report::render(work, ending, content, counted)?;
     prepared.write_report(&report)?;
     Ok(report)
 }

@@ -90,6 +90,8 @@ pub fn recover_drops(store: &Store, settings: &Settings, now: DateTime<Utc>) -> 
                 let today = now.with_timezone(&namespace.timezone).date_naive();
                 store.complete_drop(namespace_id, id, now, today)?;
             } else {
+                // What an import had copied so far.
+                durable::remove_if_there(&layout.prepared().join(format!("{id}.import")))?;
                 store.forget_drop(namespace_id, id)?;
             }
         }

@@ -104,6 +104,20 @@ impl Keyring {
         Self::load(&[path])
     }
 
+    /// The keys in `paths`, or where there are none the daemon's own if it has been made. Makes none.
+    ///
+    /// # Errors
+    ///
+    /// When a key cannot be read or used as it stands.
+    pub fn load_existing(paths: &[PathBuf], state_dir: &Path) -> Result<Option<Self>, KeyringError> {
+        let own = state_dir.join("openpgp").join("coupond.key");
+        match paths {
+            [] if !own.exists() => Ok(None),
+            [] => Self::load(&[own]).map(Some),
+            paths => Self::load(paths).map(Some),
+        }
+    }
+
     fn load(paths: &[PathBuf]) -> Result<Self, KeyringError> {
         let mut keyring = Self { certs: Vec::new(), decryptors: Vec::new(), warnings: Vec::new() };
         for path in paths {
@@ -211,6 +225,21 @@ fn advertises_tag_20(cert: &Cert) -> bool {
     let of_users = cert.userids().flat_map(|user| user.self_signatures().collect::<Vec<_>>());
     let of_key = cert.primary_key().self_signatures();
     of_key.chain(of_users).any(|signature| signature.features().is_some_and(|features| features.get(1)))
+}
+
+/// Makes a new secret key in a new file, as the daemon makes its own; the fingerprint.
+///
+/// # Errors
+///
+/// When the file exists or cannot be written.
+pub fn generate_key_file(path: &Path, now: DateTime<Utc>) -> Result<String, KeyringError> {
+    if fs::symlink_metadata(path).is_ok() {
+        let source =
+            io::Error::new(io::ErrorKind::AlreadyExists, "there is a file already; a key is never overwritten");
+        return Err(KeyringError::Write { path: path.to_owned(), source });
+    }
+    create(path, now)?;
+    Ok(Keyring::load(&[path.to_owned()])?.fingerprints().into_iter().next().unwrap_or_default())
 }
 
 /// Makes a key that every GnuPG since 2.1 can encrypt to, and keeps it at `path`.

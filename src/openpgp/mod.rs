@@ -16,7 +16,7 @@ mod keyring;
 pub use certificate::{Certificate, CertificateError, Purpose, Unusable};
 pub use decrypt::{Message, MessageTerms, Refusal, Verdict, damaged};
 pub use encrypt::{EncryptError, EncryptingWriter};
-pub use keyring::{Keyring, KeyringError};
+pub use keyring::{Keyring, KeyringError, generate_key_file};
 
 use std::time::SystemTime;
 

@@ -5,7 +5,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::config::{Audience, Namespace, Schedule};
+use crate::config::{Audience, Bank, Campaign, Name, Namespace, Schedule};
 use crate::schedule::{Firing, first_firing};
 use crate::store::batches::{NewBatch, PendingList};
 use crate::store::{Store, StoreError};
@@ -29,21 +29,57 @@ pub(super) fn make_due(
             next = Some(next.map_or(firing.at, |next| next.min(firing.at)));
             continue;
         }
-        let new = NewBatch {
-            campaign: &list.campaign,
-            bank,
-            channel: campaign.channel.as_str(),
-            upload_id: list.upload_id,
-            business_date: firing.date,
-            due_at: firing.at,
-            proof: is_proof(&list.name),
-        };
-        if let Some(batch) = store.make_batch(namespace_id, &new, now)? {
-            let (campaign, upload) = (list.campaign.as_str(), list.upload_id);
-            tracing::info!(namespace = %namespace.name, campaign, batch, upload, "a batch is due");
-        }
+        make(store, (namespace_id, namespace), (campaign, bank), &list, firing, now)?;
     }
     Ok(next)
+}
+
+/// Makes a batch of every pending list of one campaign now, whatever its schedule says; their ids.
+///
+/// # Errors
+/// Any [`StoreError`] of the statements.
+pub fn make_due_now(
+    store: &Store,
+    namespace_id: i32,
+    namespace: &Namespace,
+    campaign: &Name,
+    now: DateTime<Utc>,
+) -> Result<Vec<i64>, StoreError> {
+    let mut made = Vec::new();
+    let Some(campaign) = namespace.campaigns.get(campaign) else { return Ok(made) };
+    let Some(bank) = namespace.banks.get(&campaign.bank).filter(|bank| bank.audience != Audience::Site) else {
+        return Ok(made);
+    };
+    let firing = Firing { at: now, date: now.with_timezone(&namespace.timezone).date_naive() };
+    for list in store.pending_lists(namespace_id)?.iter().filter(|list| list.campaign == campaign.name.as_str()) {
+        made.extend(make(store, (namespace_id, namespace), (campaign, bank), list, firing, now)?);
+    }
+    Ok(made)
+}
+
+fn make(
+    store: &Store,
+    (namespace_id, namespace): (i32, &Namespace),
+    (campaign, bank): (&Campaign, &Bank),
+    list: &PendingList,
+    firing: Firing,
+    now: DateTime<Utc>,
+) -> Result<Option<i64>, StoreError> {
+    let new = NewBatch {
+        campaign: &list.campaign,
+        bank,
+        channel: campaign.channel.as_str(),
+        upload_id: list.upload_id,
+        business_date: firing.date,
+        due_at: firing.at,
+        proof: is_proof(&list.name),
+    };
+    let made = store.make_batch(namespace_id, &new, now)?;
+    if let Some(batch) = made {
+        let (campaign, upload) = (list.campaign.as_str(), list.upload_id);
+        tracing::info!(namespace = %namespace.name, campaign, batch, upload, "a batch is due");
+    }
+    Ok(made)
 }
 
 fn firing_of(schedule: &Schedule, namespace: &Namespace, list: &PendingList) -> Option<Firing> {

@@ -36,6 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use chrono::{DateTime, TimeDelta, Utc};
 
 pub use doors::{ListError, Lists, Seal, SealError, Sealed, Seals};
+pub use due::make_due_now;
 pub use error::{Act, OutboundError};
 pub use keyed::KeyedDoors;
 

@@ -26,6 +26,12 @@ impl HostKeys {
     pub fn fingerprints(&self) -> Vec<String> {
         self.0.iter().map(|key| key.fingerprint(ssh_key::HashAlg::Sha256).to_string()).collect()
     }
+
+    /// The public part of each key, one line as in a `.pub` file.
+    #[must_use]
+    pub fn public_lines(&self) -> Vec<String> {
+        self.0.iter().filter_map(|key| key.public_key().to_openssh().ok()).collect()
+    }
 }
 
 /// A host key cannot be had.
@@ -67,6 +73,15 @@ pub fn load_or_create(paths: &[PathBuf], state_dir: &Path) -> Result<HostKeys, H
         tracing::info!(fingerprint = %key.fingerprint(ssh_key::HashAlg::Sha256), "made a host key");
     }
     Ok(HostKeys(vec![load(&path)?]))
+}
+
+/// Loads `paths`, or the key under `state_dir/ssh` if there is one already. Makes none.
+///
+/// # Errors
+/// [`HostKeyError`] with the path.
+pub fn load_existing(paths: &[PathBuf], state_dir: &Path) -> Result<Option<HostKeys>, HostKeyError> {
+    let made = state_dir.join("ssh/host_ed25519");
+    if paths.is_empty() && !made.exists() { Ok(None) } else { load_or_create(paths, state_dir).map(Some) }
 }
 
 fn load(path: &Path) -> Result<PrivateKey, HostKeyError> {

@@ -5,7 +5,7 @@ use chrono::NaiveDate;
 use crate::reason::{Finding, Reason};
 
 /// A file name, read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileName {
     /// The name up to the first dot.
     pub stem: String,
@@ -13,8 +13,10 @@ pub struct FileName {
     pub until: Option<NaiveDate>,
     /// `proof`: a batch of test sends.
     pub proof: bool,
-    /// `rows-N`: the file must hold exactly that many rows.
+    /// `rows-N`: the file must hold exactly that many rows. Not asked of a rejects file, which keeps the name.
     pub rows: Option<u64>,
+    /// `<upload id>.rejects`: the upload whose rejects file this is.
+    pub rejects_of: Option<i64>,
 }
 
 impl FileName {
@@ -25,8 +27,14 @@ impl FileName {
     /// a wrong end date.
     pub fn parse(name: &str) -> Result<Self, Finding> {
         let mut parts = name.split('.');
-        let mut read =
-            Self { stem: parts.next().unwrap_or_default().to_owned(), until: None, proof: false, rows: None };
+        let mut read = Self {
+            stem: parts.next().unwrap_or_default().to_owned(),
+            until: None,
+            proof: false,
+            rows: None,
+            rejects_of: None,
+        };
+        let mut before = "";
         for token in parts {
             if let Some(date) = token.strip_prefix("until-") {
                 read.until = Some(parse_date(date).ok_or_else(|| bad(token, "a date as until-YYYY-MM-DD"))?);
@@ -34,7 +42,13 @@ impl FileName {
                 read.rows = Some(rows.parse().map_err(|_| bad(token, "a number as rows-100000"))?);
             } else if token == "proof" {
                 read.proof = true;
+            } else if token == "rejects" {
+                read.rejects_of = before.parse().ok();
             }
+            before = token;
+        }
+        if read.rejects_of.is_some() {
+            read.rows = None;
         }
         Ok(read)
     }
@@ -62,7 +76,7 @@ mod tests {
     fn check(name: &str, stem: &str, until: Option<&str>, proof: bool, rows: Option<u64>) {
         let read = FileName::parse(name).unwrap();
         let until = until.map(|date| parse_date(date).unwrap());
-        assert_eq!(read, FileName { stem: stem.to_owned(), until, proof, rows }, "{name}");
+        assert_eq!(read, FileName { stem: stem.to_owned(), until, proof, rows, rejects_of: None }, "{name}");
     }
 
     #[test]
@@ -75,6 +89,13 @@ mod tests {
         check("list.Proof.csv", "list", None, false, None);
         check("plain", "plain", None, false, None);
         check(".hidden", "", None, false, None);
+    }
+
+    #[test]
+    fn a_rejects_file_says_what_it_is_of() {
+        let read = FileName::parse("list.rows-5.csv.12.rejects.csv").unwrap();
+        assert_eq!((read.stem.as_str(), read.rejects_of, read.rows), ("list", Some(12), None));
+        assert_eq!(FileName::parse("my.rejects.csv").unwrap().rejects_of, None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Calls block; from async code they go through `tokio::task::spawn_blocking`. Every statement names `namespace_id`, so
 //! that the store runs unchanged on Citus; counts come from `RETURNING`, never from the affected-row number.
 
+pub mod alerts;
 pub mod banks;
 pub mod batches;
 mod copy;
@@ -10,6 +11,8 @@ pub mod coupons;
 pub mod draw;
 pub mod drops;
 mod health;
+pub mod mails;
+pub mod ledger;
 mod namespaces;
 mod pool;
 pub mod private;

@@ -149,6 +149,47 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    alert (namespace_id, subject) {
+        namespace_id -> Int4,
+        subject -> Text,
+        level -> Int4,
+        instance -> Int4,
+        changed_at -> Timestamptz,
+        forget_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    mail (namespace_id, id) {
+        namespace_id -> Int4,
+        id -> Int8,
+        alert_key -> Text,
+        recipient -> Text,
+        message_id -> Text,
+        subject -> Text,
+        text_body -> Text,
+        html_body -> Text,
+        created_at -> Timestamptz,
+        attempts -> Int4,
+        fence -> Int8,
+        lease_until -> Nullable<Timestamptz>,
+        retry_at -> Nullable<Timestamptz>,
+        last_error -> Nullable<Text>,
+        sent_at -> Nullable<Timestamptz>,
+        withdrawn_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    stock_day (namespace_id, bank, day) {
+        namespace_id -> Int4,
+        bank -> Text,
+        day -> Date,
+        handed_out -> Int8,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(
-    assignment, bank, batch, campaign, coupon, lot, namespace, redemption, unassigned, upload
+    alert, assignment, bank, batch, campaign, coupon, lot, mail, namespace, redemption, stock_day, unassigned, upload
 );

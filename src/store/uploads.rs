@@ -196,6 +196,21 @@ impl Store {
         .load(&mut connection)?)
     }
 
+    /// The report of an upload, if it has one.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn upload_report(&self, namespace_id: i32, id: i64) -> Result<Option<String>, StoreError> {
+        let mut connection = self.connection()?;
+        let report: Option<Option<String>> = upload::table
+            .filter(upload::namespace_id.eq(namespace_id))
+            .filter(upload::id.eq(id))
+            .select(upload::report)
+            .first(&mut connection)
+            .optional()?;
+        Ok(report.flatten())
+    }
+
     /// Remembers that the report of an upload is in `/reports/`.
     ///
     /// # Errors

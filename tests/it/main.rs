@@ -10,8 +10,10 @@
 
 mod harness;
 
+mod alert;
 mod catalogue;
 mod commands;
+mod commands_ledger;
 mod config;
 #[cfg(feature = "failpoints")]
 mod crash;

@@ -67,10 +67,7 @@ pub(super) fn apply(
     let added = add(transaction, work, tally, &runs, &new)?;
     store::finish_lots(transaction, work.claimed.namespace_id, work.claimed.id, &new, &added, work.now)?;
     let after = super::remaining(transaction, work)?;
-    Ok(Effect {
-        banks: lots.effects(&ids, &added, &before, &after),
-        header: reading.columns.map(|columns| columns.header),
-    })
+    Ok(Effect { banks: lots.effects(&ids, &added, &before, &after) })
 }
 
 /// Where the reading of the file is.
@@ -139,6 +136,7 @@ fn read(rows: &mut Rows, tally: &mut Tally, lots: &mut Lots<'_>, reading: &mut R
             match Columns::from_first(&record, work.place.target.is_some()) {
                 Ok(found) => {
                     warn_ignored(&found, tally);
+                    tally.begin(&record, found.header);
                     if !found.header {
                         take(&found, &record, lots, tally, (&mut reading.run, &mut reading.damage))?;
                     }

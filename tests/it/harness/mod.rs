@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod gpg;
+pub mod mail_server;
 pub mod postgres;
 pub mod second_client;
 pub mod sftp;

@@ -22,7 +22,6 @@ use super::postgres::Database;
 /// One namespace `acme` with what it needs.
 pub struct Workshop {
     /// Its state directory.
-    #[expect(dead_code, reason = "held so that it is removed at the end")]
     pub directory: TempDir,
     /// Its store.
     pub store: Store,
@@ -135,7 +134,8 @@ fn settings(directory: &TempDir, database: &Database, namespace: &str) -> Settin
     fs::write(
         &file,
         format!(
-            "state_dir = {:?}\n[sftp]\nlisten = [\"127.0.0.1:0\"]\n[database]\nurl = {:?}\n",
+            "state_dir = {:?}\n[sftp]\nlisten = [\"127.0.0.1:0\"]\n\
+             [http]\nlisten = \"127.0.0.1:0\"\n[database]\nurl = {:?}\n",
             state.display(),
             database.url
         ),

@@ -1,0 +1,67 @@
+//! `coupond quarantine`: what waits for an admin, and what becomes of it.
+
+use std::io::Write;
+
+use clap::{Args, Subcommand};
+
+use super::desk::{AsJson, Narrow, Opened};
+use super::{ConfigFile, uploads};
+use crate::store::ledger::uploads::UploadFilter;
+
+const EXAMPLES: &str = "Examples:
+  coupond quarantine                   what waits, and why
+  coupond quarantine release 42        the cause is mended: process it as if it had just come
+  coupond quarantine discard 42        never apply it; the original stays in the archive for a while";
+
+/// Show what waits for an admin; release or discard it
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Quarantine {
+    #[command(flatten)]
+    config: ConfigFile,
+    #[command(flatten)]
+    narrow: Narrow,
+    #[command(flatten)]
+    json: AsJson,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List what is quarantined, newest first
+    List,
+    /// Process an upload as if it had just come
+    Release {
+        /// The upload's id
+        id: i64,
+    },
+    /// Decide that an upload is never applied
+    Discard {
+        /// The upload's id
+        id: i64,
+    },
+}
+
+/// Lists, releases or discards.
+pub(super) fn run(command: &Quarantine, out: &mut impl Write) -> anyhow::Result<()> {
+    let only = command.narrow.namespace.as_deref();
+    match command.action {
+        None | Some(Action::List) => {
+            let filter = UploadFilter { state: Some("quarantined"), limit: 10_000, kind: None };
+            uploads::list(&Opened::new(&command.config)?, only, &filter, command.json.json, out)
+        }
+        Some(Action::Release { id }) => {
+            let opened = Opened::for_files(&command.config)?;
+            let (desk, _) = opened.desk_that(only, &format!("upload {id}"), |desk| Ok(desk.upload(id)?))?;
+            desk.release(id)?;
+            Ok(writeln!(out, "upload {id} is received; the daemon processes it, `uploads show {id}` says how it ends")?)
+        }
+        Some(Action::Discard { id }) => {
+            let opened = Opened::for_files(&command.config)?;
+            let (desk, _) = opened.desk_that(only, &format!("upload {id}"), |desk| Ok(desk.upload(id)?))?;
+            desk.discard(id)?;
+            Ok(writeln!(out, "upload {id} is discarded")?)
+        }
+    }
+}
