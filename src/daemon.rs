@@ -3,12 +3,15 @@
 //! Store, then what the store and the disk must agree on, then the workers, then the doors: by the time a client can
 //! connect, everything that an earlier life left behind has been taken up.
 
+mod pickups;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, DatabaseSettings, LiveSettings, Namespace, Settings};
@@ -173,7 +176,8 @@ async fn serve_parts(life: Lifecycle, parts: Parts) -> anyhow::Result<Outcome> {
         move || open_reception(&parts)
     })
     .await??;
-    let endpoint = open_sftp(&parts, Arc::clone(&reception)).await?;
+    let (collected, downloads) = pickups::desk(parts.clock.clone());
+    let endpoint = open_sftp(&parts, Arc::clone(&reception), collected).await?;
     let listener = http::bind(settings.http).await?;
     let address = listener.local_addr().context("ask for the address of health and metrics")?;
     tracing::info!(http.address = %address, "Serving health and metrics");
@@ -182,9 +186,15 @@ async fn serve_parts(life: Lifecycle, parts: Parts) -> anyhow::Result<Outcome> {
     let checks = [("store", http::store_check(parts.store.clone())), ("sftp", listening_check)];
     spawn_workers(&life, &parts, &reception, &metrics);
     life.spawn("http", http::serve(listener, http::Endpoint::new(metrics, checks), life.soft_stop()));
-    let stop = life.soft_stop();
+    let (stop, sessions_ended) = (life.soft_stop(), CancellationToken::new());
+    let (ended, hard, store) = (sessions_ended.clone(), life.hard_stop(), parts.store.clone());
+    life.spawn("pickups", async move {
+        pickups::record(store, downloads, ended, hard).await;
+        Ok::<(), AnyError>(())
+    });
     life.spawn("sftp", async move {
         endpoint.run(stop).await;
+        sessions_ended.cancel();
         Ok::<(), AnyError>(())
     });
     listening.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -207,7 +217,11 @@ fn open_reception(parts: &Parts) -> anyhow::Result<Arc<Reception>> {
     Ok(Arc::new(reception))
 }
 
-async fn open_sftp(parts: &Parts, reception: Arc<Reception>) -> anyhow::Result<sftp::Endpoint> {
+async fn open_sftp(
+    parts: &Parts,
+    reception: Arc<Reception>,
+    collected: sftp::Collected,
+) -> anyhow::Result<sftp::Endpoint> {
     let settings = parts.live.current();
     let host_keys = sftp::host_keys::load_or_create(&settings.sftp.host_keys, &settings.state_dir)?;
     let endpoint = sftp::Endpoint::bind(sftp::Parts {
@@ -216,9 +230,7 @@ async fn open_sftp(parts: &Parts, reception: Arc<Reception>) -> anyhow::Result<s
         reception,
         clock: parts.clock.clone(),
         host_keys,
-        collected: Arc::new(|pickup| {
-            tracing::info!(namespace = %pickup.namespace, user = pickup.user, size_bytes = pickup.bytes, "A file was collected");
-        }),
+        collected,
         drain: SOFT_STOP,
     })
     .await?;

@@ -178,7 +178,7 @@ impl Inbound {
             limits: &settings.limits,
             layout: &layout,
             place: Place { kind, target: Name::parse(&claimed.target).ok(), dry_run: claimed.dry_run },
-            file_name: FileName { stem: String::new(), until: None, proof: false, rows: None },
+            file_name: FileName::default(),
             now: self.clock.now(),
         };
         let prepared = PreparedReport::new(&layout, claimed.id);

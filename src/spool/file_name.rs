@@ -5,7 +5,7 @@ use chrono::NaiveDate;
 use crate::reason::{Finding, Reason};
 
 /// A file name, read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileName {
     /// The name up to the first dot.
     pub stem: String,
@@ -15,18 +15,20 @@ pub struct FileName {
     pub proof: bool,
     /// `rows-N`: the file must hold exactly that many rows.
     pub rows: Option<u64>,
+    /// `not-sent` behind a batch's number: customers of that batch who were not reached.
+    pub not_sent: Option<i64>,
 }
 
 impl FileName {
     /// Reads `name`. Tokens that are none of ours are just part of the name.
     ///
     /// # Errors
-    /// A [`Reason::BadNameToken`] for `until-` without a date or `rows-` without a number: guessing would give every row
-    /// a wrong end date.
+    /// A [`Reason::BadNameToken`] for `until-` without a date, `rows-` without a number or `not-sent` without a batch:
+    /// guessing would give every row a wrong end date.
     pub fn parse(name: &str) -> Result<Self, Finding> {
         let mut parts = name.split('.');
-        let mut read =
-            Self { stem: parts.next().unwrap_or_default().to_owned(), until: None, proof: false, rows: None };
+        let mut read = Self { stem: parts.next().unwrap_or_default().to_owned(), ..Self::default() };
+        let mut before = None;
         for token in parts {
             if let Some(date) = token.strip_prefix("until-") {
                 read.until = Some(parse_date(date).ok_or_else(|| bad(token, "a date as until-YYYY-MM-DD"))?);
@@ -34,7 +36,12 @@ impl FileName {
                 read.rows = Some(rows.parse().map_err(|_| bad(token, "a number as rows-100000"))?);
             } else if token == "proof" {
                 read.proof = true;
+            } else if token == "not-sent" {
+                let batch = before.and_then(|before: &str| before.parse().ok());
+                read.not_sent =
+                    Some(batch.ok_or_else(|| bad(token, "behind a batch's number as list.17.not-sent.csv"))?);
             }
+            before = Some(token);
         }
         Ok(read)
     }
@@ -62,7 +69,7 @@ mod tests {
     fn check(name: &str, stem: &str, until: Option<&str>, proof: bool, rows: Option<u64>) {
         let read = FileName::parse(name).unwrap();
         let until = until.map(|date| parse_date(date).unwrap());
-        assert_eq!(read, FileName { stem: stem.to_owned(), until, proof, rows }, "{name}");
+        assert_eq!(read, FileName { stem: stem.to_owned(), until, proof, rows, not_sent: None }, "{name}");
     }
 
     #[test]
@@ -78,10 +85,25 @@ mod tests {
     }
 
     #[test]
+    fn a_not_sent_list_names_its_batch() {
+        let batch = |name| FileName::parse(name).unwrap().not_sent;
+        assert_eq!(batch("list.17.not-sent.csv"), Some(17));
+        assert_eq!(batch("list.17.not-sent.rows-2.csv.pgp"), Some(17));
+        assert_eq!(batch("not-sent.csv"), None);
+        assert_eq!(batch("list.17.csv"), None);
+    }
+
+    #[test]
     fn slips_are_refused() {
-        for name in
-            ["a.until-2026-02-30.csv", "a.until-soon.csv", "a.until-2026-1-5.csv", "a.rows-many.csv", "a.rows-.csv"]
-        {
+        for name in [
+            "a.until-2026-02-30.csv",
+            "a.until-soon.csv",
+            "a.until-2026-1-5.csv",
+            "a.rows-many.csv",
+            "a.rows-.csv",
+            "list.not-sent.csv",
+            "list.x.not-sent.csv",
+        ] {
             assert_eq!(FileName::parse(name).unwrap_err().reason, Reason::BadNameToken, "{name}");
         }
     }

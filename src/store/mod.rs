@@ -6,16 +6,19 @@
 pub mod banks;
 pub mod batches;
 mod copy;
+pub mod corrections;
 pub mod coupons;
 pub mod draw;
 pub mod drops;
 mod health;
 mod namespaces;
+pub mod pickups;
 mod pool;
 pub mod private;
 mod receiving;
 pub mod recipients;
 pub mod redemptions;
+pub mod returns;
 pub mod schema;
 pub mod uploads;
 

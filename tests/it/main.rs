@@ -16,6 +16,7 @@ mod inbound;
 mod lifecycle;
 mod openpgp;
 mod outbound;
+mod pickups;
 mod private_server;
 mod sftp_endpoint;
 mod tidy;
