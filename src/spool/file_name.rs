@@ -17,24 +17,20 @@ pub struct FileName {
     pub rows: Option<u64>,
     /// `<upload id>.rejects`: the upload whose rejects file this is.
     pub rejects_of: Option<i64>,
+    /// `not-sent` behind a batch's number: customers of that batch who were not reached.
+    pub not_sent: Option<i64>,
 }
 
 impl FileName {
     /// Reads `name`. Tokens that are none of ours are just part of the name.
     ///
     /// # Errors
-    /// A [`Reason::BadNameToken`] for `until-` without a date or `rows-` without a number: guessing would give every row
-    /// a wrong end date.
+    /// A [`Reason::BadNameToken`] for `until-` without a date, `rows-` without a number or `not-sent` without a batch:
+    /// guessing would give every row a wrong end date.
     pub fn parse(name: &str) -> Result<Self, Finding> {
         let mut parts = name.split('.');
-        let mut read = Self {
-            stem: parts.next().unwrap_or_default().to_owned(),
-            until: None,
-            proof: false,
-            rows: None,
-            rejects_of: None,
-        };
-        let mut before = "";
+        let mut read = Self { stem: parts.next().unwrap_or_default().to_owned(), ..Self::default() };
+        let mut before = None;
         for token in parts {
             if let Some(date) = token.strip_prefix("until-") {
                 read.until = Some(parse_date(date).ok_or_else(|| bad(token, "a date as until-YYYY-MM-DD"))?);
@@ -43,9 +39,13 @@ impl FileName {
             } else if token == "proof" {
                 read.proof = true;
             } else if token == "rejects" {
-                read.rejects_of = before.parse().ok();
+                read.rejects_of = before.and_then(|before: &str| before.parse().ok());
+            } else if token == "not-sent" {
+                let batch = before.and_then(|before: &str| before.parse().ok());
+                read.not_sent =
+                    Some(batch.ok_or_else(|| bad(token, "behind a batch's number as list.17.not-sent.csv"))?);
             }
-            before = token;
+            before = Some(token);
         }
         if read.rejects_of.is_some() {
             read.rows = None;
@@ -76,7 +76,7 @@ mod tests {
     fn check(name: &str, stem: &str, until: Option<&str>, proof: bool, rows: Option<u64>) {
         let read = FileName::parse(name).unwrap();
         let until = until.map(|date| parse_date(date).unwrap());
-        assert_eq!(read, FileName { stem: stem.to_owned(), until, proof, rows, rejects_of: None }, "{name}");
+        assert_eq!(read, FileName { stem: stem.to_owned(), until, proof, rows, ..FileName::default() }, "{name}");
     }
 
     #[test]
@@ -99,10 +99,25 @@ mod tests {
     }
 
     #[test]
+    fn a_not_sent_list_names_its_batch() {
+        let batch = |name| FileName::parse(name).unwrap().not_sent;
+        assert_eq!(batch("list.17.not-sent.csv"), Some(17));
+        assert_eq!(batch("list.17.not-sent.rows-2.csv.pgp"), Some(17));
+        assert_eq!(batch("not-sent.csv"), None);
+        assert_eq!(batch("list.17.csv"), None);
+    }
+
+    #[test]
     fn slips_are_refused() {
-        for name in
-            ["a.until-2026-02-30.csv", "a.until-soon.csv", "a.until-2026-1-5.csv", "a.rows-many.csv", "a.rows-.csv"]
-        {
+        for name in [
+            "a.until-2026-02-30.csv",
+            "a.until-soon.csv",
+            "a.until-2026-1-5.csv",
+            "a.rows-many.csv",
+            "a.rows-.csv",
+            "list.not-sent.csv",
+            "list.x.not-sent.csv",
+        ] {
             assert_eq!(FileName::parse(name).unwrap_err().reason, Reason::BadNameToken, "{name}");
         }
     }

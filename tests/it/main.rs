@@ -23,6 +23,7 @@ mod lifecycle;
 mod local_drop;
 mod openpgp;
 mod outbound;
+mod pickups;
 mod private_server;
 mod refusals;
 mod reload;
