@@ -294,7 +294,7 @@ impl Daemon {
         let rows = self.rows("SELECT id, name, state, bytes FROM upload ORDER BY id");
         let unfinished = ["receiving", "partial", "awaiting_rename", "received", "active", "deferred"];
         for left in names(&root.join(".spool/incoming")) {
-            let row = rows.iter().find(|row| row["id"].to_string() == left);
+            let row = rows.iter().find(|row| row["id"].as_i64() == left.parse().ok());
             // A row is begun without waiting for the disk: when the database is killed, a file that nobody closed may lose
             // its row, and is removed when it is old.
             if row.is_none() && self.database.is_none() {
