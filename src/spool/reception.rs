@@ -182,8 +182,20 @@ impl Reception {
         let id = self.store.begin_receiving(spot, &session, self.clock.now())?;
         fail::fail_point!("reception::begun");
         let path = self.layout(&sender.namespace).incoming_file(id);
-        let file = create(&path)?;
-        Ok(self.receiving(sender, spot, (id, session), (path, file), 0))
+        match create(&path) {
+            Ok(file) => Ok(self.receiving(sender, spot, (id, session), (path, file), 0)),
+            Err(error) => {
+                // Without its file the row would show an empty upload that nobody can finish.
+                if let Err(error) = self.store.abandon_receiving(spot.namespace_id, (id, session.as_str()), 0, false) {
+                    tracing::warn!(
+                        upload = id,
+                        error = &error as &dyn std::error::Error,
+                        "the row of an upload that has no file is still there"
+                    );
+                }
+                Err(error.into())
+            }
+        }
     }
 
     fn resume(
