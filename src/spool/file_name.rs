@@ -24,19 +24,34 @@ impl FileName {
     /// A [`Reason::BadNameToken`] for `until-` without a date or `rows-` without a number: guessing would give every row
     /// a wrong end date.
     pub fn parse(name: &str) -> Result<Self, Finding> {
-        let mut parts = name.split('.');
-        let mut read =
-            Self { stem: parts.next().unwrap_or_default().to_owned(), until: None, proof: false, rows: None };
-        for token in parts {
+        let stem = name.split('.').next().unwrap_or_default().to_owned();
+        let mut read = Self { stem, until: None, proof: false, rows: None };
+        // Systems that write names in capitals mean the same: `LIST.PROOF.CSV` must not go out to customers.
+        let lower = name.to_ascii_lowercase();
+        for token in lower.split('.').skip(1) {
             if let Some(date) = token.strip_prefix("until-") {
-                read.until = Some(parse_date(date).ok_or_else(|| bad(token, "a date as until-YYYY-MM-DD"))?);
+                let date = parse_date(date).ok_or_else(|| bad(token, "a date as until-YYYY-MM-DD"))?;
+                once(&mut read.until, date, token)?;
             } else if let Some(rows) = token.strip_prefix("rows-") {
-                read.rows = Some(rows.parse().map_err(|_| bad(token, "a number as rows-100000"))?);
+                let rows = Some(rows).filter(|rows| rows.bytes().all(|byte| byte.is_ascii_digit()));
+                let rows = rows.and_then(|rows| rows.parse().ok());
+                once(&mut read.rows, rows.ok_or_else(|| bad(token, "a number as rows-100000"))?, token)?;
             } else if token == "proof" {
                 read.proof = true;
             }
         }
         Ok(read)
+    }
+}
+
+/// Sets what a token says; a second one that says something else is a slip.
+fn once<T: PartialEq>(place: &mut Option<T>, value: T, token: &str) -> Result<(), Finding> {
+    match place {
+        Some(before) if *before != value => Err(bad(token, "what an earlier part of the name says")),
+        _ => {
+            *place = Some(value);
+            Ok(())
+        }
     }
 }
 
@@ -72,16 +87,24 @@ mod tests {
         check("list.rows-100000.csv", "list", None, false, Some(100_000));
         check("a.proof.rows-2.until-2026-02-03.csv", "a", Some("2026-02-03"), true, Some(2));
         check("proof.csv", "proof", None, false, None);
-        check("list.Proof.csv", "list", None, false, None);
+        check("List.Proof.csv", "List", None, true, None);
+        check("A.UNTIL-2026-12-31.ROWS-2.CSV", "A", Some("2026-12-31"), false, Some(2));
+        check("a.rows-2.rows-2.csv", "a", None, false, Some(2));
         check("plain", "plain", None, false, None);
         check(".hidden", "", None, false, None);
     }
 
     #[test]
     fn slips_are_refused() {
-        for name in
-            ["a.until-2026-02-30.csv", "a.until-soon.csv", "a.until-2026-1-5.csv", "a.rows-many.csv", "a.rows-.csv"]
-        {
+        for name in [
+            "a.until-2026-02-30.csv",
+            "a.until-soon.csv",
+            "a.until-2026-1-5.csv",
+            "a.rows-many.csv",
+            "a.rows-.csv",
+            "a.rows-+2.csv",
+            "a.until-2026-12-31.until-2027-12-31.csv",
+        ] {
             assert_eq!(FileName::parse(name).unwrap_err().reason, Reason::BadNameToken, "{name}");
         }
     }
