@@ -112,6 +112,7 @@ reasons! {
     ZerosCut, "ZEROS_CUT", Note, "A code of digits is shorter than the usual length: leading zeros may have been cut.";
     LookalikeCodes, "LOOKALIKE_CODES", Note, "A code differs from another of the file only in case, or in O and 0, I and 1.";
     FormulaCell, "FORMULA_CELL", Note, "A cell that a spreadsheet would run as a formula; left as it is.";
+    ColumnNameTaken, "COLUMN_NAME_TAKEN", Note, "A column of the list has the name of one that the assignment file adds.";
     ShortStock, "SHORT_STOCK", Note, "The bank had no code left for this customer.";
     RejectsCut, "REJECTS_CUT", Note, "More rows are listed than the list takes; the counts are whole.";
 }
