@@ -117,6 +117,7 @@ reasons! {
     RepeatedCustomer, "REPEATED_CUSTOMER", Note, "The same customer stood earlier in this list.";
     AlreadyReturned, "ALREADY_RETURNED", Note, "The customer's code had come back to stock before.";
     HoldStays, "HOLD_STAYS", Note, "The bank is persistent: customers who were not reached keep their code.";
+    ColumnNameTaken, "COLUMN_NAME_TAKEN", Note, "A column of the list has the name of one that the assignment file adds.";
     ShortStock, "SHORT_STOCK", Note, "The bank had no code left for this customer.";
     RejectsCut, "REJECTS_CUT", Note, "More rows are listed than the list takes; the counts are whole.";
 }

@@ -16,7 +16,7 @@ use super::Work;
 use super::error::InboundError;
 use super::mended::Source;
 use super::tally::Tally;
-use crate::plaintext::RecordReader;
+use crate::plaintext::{Layer, RecordReader};
 use crate::reason::{Finding, Reason};
 use crate::spool::Kind;
 use crate::store::{StoreError, Transaction, banks, uploads};
@@ -79,6 +79,7 @@ fn refuse(rows: &mut Rows, finding: Finding) -> InboundError {
 /// Ends the reading: what the reader noticed, the row count in the file's name, the reject limit.
 fn judge(work: &Work<'_>, rows: &Rows, tally: &mut Tally) -> Result<(), InboundError> {
     tally.take_notes(rows.notes());
+    warn_of_extension(work, rows, tally);
     if let Some(wanted) = work.file_name.rows.filter(|wanted| *wanted != tally.rows.read) {
         return Err(InboundError::Reject(Finding::file(
             Reason::RowCountDiffers,
@@ -86,6 +87,20 @@ fn judge(work: &Work<'_>, rows: &Rows, tally: &mut Tally) -> Result<(), InboundE
         )));
     }
     Ok(tally.judge()?)
+}
+
+/// A name that promises encryption or compression, and content without it: somebody forgot a step.
+fn warn_of_extension(work: &Work<'_>, rows: &Rows, tally: &mut Tally) {
+    let Some(summary) = rows.source().summary() else { return };
+    let extension = work.claimed.name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    let has = |is: fn(&Layer) -> bool| summary.layers.iter().any(is);
+    let promised = match extension.as_deref() {
+        Some("gpg" | "pgp" | "asc") if !has(|layer| matches!(layer, Layer::Openpgp { .. })) => "encrypted",
+        Some("gz" | "gzip") if !has(|layer| matches!(layer, Layer::Gzip)) => "packed with gzip",
+        _ => return,
+    };
+    let message = format!("the file is not {promised}, though its name says so");
+    tally.warn(Finding::file(Reason::ExtensionDiffers, message), 1);
 }
 
 /// Stops when the same content was applied at the same place before.

@@ -95,6 +95,7 @@ pub fn render(
     ending: &Ending,
     content: Option<Content>,
     Counted { rows, warnings, columns }: Counted,
+    now: DateTime<Utc>,
 ) -> serde_json::Result<String> {
     let target = work.place.target.as_ref().map(crate::config::Name::as_str);
     let recipients = work.place.kind == Kind::Recipients;
@@ -132,7 +133,7 @@ pub fn render(
         refused,
         warnings,
         received_at: instant(work.claimed.received_at),
-        finished_at: instant(work.now),
+        finished_at: instant(now),
     };
     serde_json::to_string_pretty(&report).map(|json| json + "\n")
 }

@@ -186,12 +186,24 @@ impl Reception {
             // A row is begun without waiting for the disk; a crash of the database loses it, and may give its number anew.
             // What lies there belongs to no upload: to resume it would mix two clients' files.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                std::fs::remove_file(&path)?;
-                create(&path)?
+                std::fs::remove_file(&path).and_then(|()| create(&path))
             }
-            created => created?,
+            created => created,
         };
-        Ok(self.receiving(sender, spot, (id, session), (path, file), 0))
+        match file {
+            Ok(file) => Ok(self.receiving(sender, spot, (id, session), (path, file), 0)),
+            Err(error) => {
+                // Without its file the row would show an empty upload that nobody can finish.
+                if let Err(error) = self.store.abandon_receiving(spot.namespace_id, (id, session.as_str()), 0, false) {
+                    tracing::warn!(
+                        upload = id,
+                        error = &error as &dyn std::error::Error,
+                        "the row of an upload that has no file is still there"
+                    );
+                }
+                Err(error.into())
+            }
+        }
     }
 
     fn resume(
