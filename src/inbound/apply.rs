@@ -30,6 +30,27 @@ pub struct Effect {
     pub banks: Vec<BankEffect>,
     /// Whether the first row was a header.
     pub header: Option<bool>,
+    /// What of it nobody should have redeemed.
+    pub suspicion: Vec<Suspicion>,
+}
+
+/// Redemptions in one lot that look wrong: counts and where to look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Suspicion {
+    /// Why: a stable reason code.
+    pub reason: &'static str,
+    /// The bank.
+    pub bank: String,
+    /// The lot.
+    pub lot: i32,
+    /// The upload that brought the lot.
+    pub coupons_upload: i64,
+    /// How many codes.
+    pub count: i64,
+    /// The first line of this file that has one.
+    pub first_line: i64,
+    /// The last.
+    pub last_line: i64,
 }
 
 /// What an upload did to one bank.

@@ -69,6 +69,7 @@ pub(super) fn apply(
     Ok(Effect {
         banks: lots.effects(&ids, &added, &before, &after),
         header: reading.columns.map(|columns| columns.header),
+        ..Effect::default()
     })
 }
 

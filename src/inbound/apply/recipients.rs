@@ -27,7 +27,7 @@ pub(super) fn apply(
     // Two copies of one list at the same moment: the second must see the first.
     banks::lock_namespace(transaction, work.claimed.namespace_id, NamespaceLock::Alone)?;
     super::stop_if_repeated(transaction, work, rows)?;
-    Ok(Effect { banks: Vec::new(), header: Some(true) })
+    Ok(Effect { banks: Vec::new(), header: Some(true), ..Effect::default() })
 }
 
 fn read(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally) -> Result<(), InboundError> {
