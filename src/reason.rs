@@ -96,6 +96,8 @@ reasons! {
     DuplicateInBank, "DUPLICATE_IN_BANK", Note, "The bank has the code already; its old end date stands.";
     AlreadyRedeemed, "ALREADY_REDEEMED", Note, "The code was redeemed before.";
     RedeemedUnassigned, "REDEEMED_UNASSIGNED", Note, "A code was redeemed that nobody had been given.";
+    RedeemedBeforeUpload, "REDEEMED_BEFORE_UPLOAD", Note, "A code was redeemed before any bank had it.";
+    RedemptionBurst, "REDEMPTION_BURST", Note, "So many codes of one lot were redeemed at once that a list of them may be out.";
     UnknownCode, "UNKNOWN_CODE", Note, "No bank has the code; it is remembered.";
     CaseDiffers, "CASE_DIFFERS", Note, "Matched a code that differs only in ASCII case.";
     AmbiguousCode, "AMBIGUOUS_CODE", Note, "Several codes differ from it only in ASCII case; none was taken.";

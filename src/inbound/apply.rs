@@ -29,6 +29,27 @@ pub(super) type Rows = RecordReader<Source>;
 pub struct Effect {
     /// Per bank, by name.
     pub banks: Vec<BankEffect>,
+    /// What of it nobody should have redeemed.
+    pub suspicion: Vec<Suspicion>,
+}
+
+/// Redemptions in one lot that look wrong: counts and where to look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Suspicion {
+    /// Why: a stable reason code.
+    pub reason: &'static str,
+    /// The bank.
+    pub bank: String,
+    /// The lot.
+    pub lot: i32,
+    /// The upload that brought the lot.
+    pub coupons_upload: i64,
+    /// How many codes.
+    pub count: i64,
+    /// The first line of this file that has one.
+    pub first_line: i64,
+    /// The last.
+    pub last_line: i64,
 }
 
 /// What an upload did to one bank.

@@ -18,6 +18,7 @@ mod lease;
 mod mended;
 mod receive_local;
 mod report;
+mod suspicion;
 mod tally;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +42,7 @@ use apply::Rows;
 pub use error::{InboundError, RetryCause};
 pub use receive_local::{LocalDrops, made_banks, recover_drops};
 use report::{Content, Ending};
+pub use suspicion::{SuspicionError, report_suspicions};
 use tally::Tally;
 
 /// After so many failures that nobody but the daemon is at fault for, an admin looks.
