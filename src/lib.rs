@@ -8,7 +8,6 @@
 //! Around them: [`config`] (what the admin wrote, checked), [`plaintext`] (from a file as received to verified rows),
 //! [`openpgp`] (the only user of the OpenPGP library), [`reason`] (every reason a report can give),
 //! [`recipients`] (which rows of a list count, for both flows), [`schedule`] (when a campaign's batches are due), [`clock`].
-//! [`openpgp`] (the only user of the OpenPGP library), [`reason`] (every reason a report can give), [`clock`],
 //! [`cli`] (the commands).
 
 pub mod bank;
