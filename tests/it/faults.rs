@@ -2,12 +2,16 @@
 //! each other.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use chrono::TimeDelta;
 use coupond::inbound::LocalDrops;
 use coupond::outbound::{KeyedDoors, Outbound};
 use coupond::spool::{Intent, Place, Reception, Sender};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::workshop::{Workshop, acme};
 
@@ -61,14 +65,22 @@ fn an_upload_that_never_got_a_file_is_not_shown() {
     assert!(first.open(&sender, &place, "full.csv", create).is_err());
     assert_eq!(first.find(&sender, &place, "full.csv").unwrap(), None);
 
-    // Killed between row and file: the file is not there, the process's mark is, and nobody locks it.
+    // A crash of the store may take a row, and give its number again.
     fs::remove_file(shop.layout().incoming()).unwrap();
+    fs::create_dir(shop.layout().incoming()).unwrap();
+    fs::write(shop.layout().incoming_file(2), "left over").unwrap();
+    let receiving = first.open(&sender, &place, "again.csv", create).unwrap();
+    assert_eq!((receiving.id(), receiving.size()), (2, 0));
+    first.abandon(receiving).unwrap();
+
+    // Killed between row and file: the file is not there, the process's mark is, and nobody locks it.
     let receiving = first.open(&sender, &place, "killed.csv", create).unwrap();
     fs::remove_file(shop.layout().incoming_file(receiving.id())).unwrap();
     drop((receiving, first));
     let namespace = shop.store.namespace_id(&acme()).unwrap();
     let left = shop.store.unfinished_receiving(namespace).unwrap();
-    let token = left[0].session.split('/').next().unwrap().to_owned();
+    let killed = left.iter().find(|sent| sent.name == "killed.csv").unwrap();
+    let token = killed.session.split('/').next().unwrap().to_owned();
     fs::write(shop.live.current().state_dir.join("sessions").join(token), "").unwrap();
     let second = reception(&shop);
     second.recover().unwrap();
@@ -110,4 +122,24 @@ fn a_batch_waits_for_redemptions_that_came_before_its_list() {
     let _ = outbound.tick();
     let second = assigned("tuesday.2.csv").unwrap();
     assert!(second.contains("c1,spring26,A2,,replaced_redeemed"), "{second}");
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing_behind() {
+    let directory = tempfile::Builder::new().prefix("coupond-demo-test").tempdir_in("/tmp").unwrap();
+    // PostgreSQL may run as another user below it.
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_coupond"))
+        .arg("demo")
+        .env("TMPDIR", directory.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(demo.stdout.take().unwrap()).lines();
+    assert!(told.any(|line| line.unwrap().starts_with(" 2  ")), "the daemon runs");
+    kill_process(Pid::from_child(&demo), Signal::INT).unwrap();
+    assert!(!demo.wait().unwrap().success());
+    let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
 }

@@ -232,6 +232,27 @@ fn a_check_reports_and_applies_nothing() {
     assert_eq!(acme.rejects(&report).len(), 2);
 }
 
+#[test]
+fn a_name_that_promises_encryption_is_held_against_the_content() {
+    let acme = Workshop::new(ACME);
+    for name in ["a.csv.gpg", "b.csv.asc", "c.csv.gz"] {
+        let report = acme.drop(&format!("/coupons/spring26/{name}"), format!("code\n{name}\n"));
+        assert_eq!(
+            (report["status"].as_str(), warnings(&report)),
+            (Some("applied"), vec!["EXTENSION_DIFFERS"]),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_list_made_from_an_assignment_file_is_warned_of() {
+    let acme = Workshop::new(ACME);
+    let report = acme.drop("/recipients/winback/a.csv", "customer_id,Code,end_date\nc1,OLD,\n");
+    assert_eq!((report["status"].as_str(), warnings(&report)), (Some("applied"), vec!["COLUMN_NAME_TAKEN"]));
+    assert_eq!(report["warnings"][0]["count"], 2);
+}
+
 #[track_caller]
 fn refused(path: &str, content: impl AsRef<[u8]>, status: &str, reason: &str) {
     let acme = Workshop::new(ACME);
