@@ -47,7 +47,7 @@ enum Action {
         /// The upload's id
         id: i64,
     },
-    /// Process the archived original of a refused upload again, as a new upload
+    /// Process the archived original of a refused or undone upload again, as a new upload
     Replay {
         /// The upload's id
         id: i64,
@@ -222,7 +222,10 @@ fn undo(opened: &Opened, only: Option<&str>, id: i64, as_json: bool, out: &mut i
     if lots.iter().any(|lot| lot.handed_out > 0) {
         writeln!(out, "codes that were handed out stay with the customers who have them")?;
     }
-    Ok(writeln!(out, "the bank still knows the void codes: sent again they count as duplicates")?)
+    Ok(writeln!(
+        out,
+        "void codes come in as new ones when they are sent again; `uploads replay {id}` sends them again"
+    )?)
 }
 
 fn replay(opened: &Opened, only: Option<&str>, id: i64, out: &mut impl Write) -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 //! file has verified one set-based statement moves them into the banks.
 
 mod coupons;
+mod not_sent;
 mod recipients;
 mod redemptions;
 mod run;
@@ -15,7 +16,7 @@ use super::Work;
 use super::error::InboundError;
 use super::mended::Source;
 use super::tally::Tally;
-use crate::plaintext::RecordReader;
+use crate::plaintext::{Layer, RecordReader};
 use crate::reason::{Finding, Reason};
 use crate::spool::Kind;
 use crate::store::{StoreError, Transaction, banks, uploads};
@@ -28,6 +29,27 @@ pub(super) type Rows = RecordReader<Source>;
 pub struct Effect {
     /// Per bank, by name.
     pub banks: Vec<BankEffect>,
+    /// What of it nobody should have redeemed.
+    pub suspicion: Vec<Suspicion>,
+}
+
+/// Redemptions in one lot that look wrong: counts and where to look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Suspicion {
+    /// Why: a stable reason code.
+    pub reason: &'static str,
+    /// The bank.
+    pub bank: String,
+    /// The lot.
+    pub lot: i32,
+    /// The upload that brought the lot.
+    pub coupons_upload: i64,
+    /// How many codes.
+    pub count: i64,
+    /// The first line of this file that has one.
+    pub first_line: i64,
+    /// The last.
+    pub last_line: i64,
 }
 
 /// What an upload did to one bank.
@@ -39,7 +61,7 @@ pub struct BankEffect {
     pub before: i64,
     /// Remaining codes after.
     pub after: i64,
-    /// Codes added (coupons) or redeemed (redemptions).
+    /// Codes added (coupons), redeemed (redemptions), or come back to stock (a not-sent list).
     pub accepted: i64,
     /// Of the redeemed codes, those that nobody had been given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,7 +81,10 @@ pub(super) fn apply(
     match work.place.kind {
         Kind::Coupons => coupons::apply(transaction, work, rows, tally),
         Kind::Redemptions => redemptions::apply(transaction, work, rows, tally),
-        Kind::Recipients => recipients::apply(transaction, work, rows, tally),
+        Kind::Recipients => match work.file_name.not_sent {
+            Some(batch_id) => not_sent::apply(transaction, work, rows, tally, batch_id),
+            None => recipients::apply(transaction, work, rows, tally),
+        },
     }
 }
 
@@ -75,6 +100,7 @@ fn refuse(rows: &mut Rows, finding: Finding) -> InboundError {
 /// Ends the reading: what the reader noticed, the row count in the file's name, the reject limit.
 fn judge(work: &Work<'_>, rows: &Rows, tally: &mut Tally) -> Result<(), InboundError> {
     tally.take_notes(rows.notes());
+    warn_of_extension(work, rows, tally);
     if let Some(wanted) = work.file_name.rows.filter(|wanted| *wanted != tally.rows.read) {
         return Err(InboundError::Reject(Finding::file(
             Reason::RowCountDiffers,
@@ -84,14 +110,30 @@ fn judge(work: &Work<'_>, rows: &Rows, tally: &mut Tally) -> Result<(), InboundE
     Ok(tally.judge()?)
 }
 
+/// A name that promises encryption or compression, and content without it: somebody forgot a step.
+fn warn_of_extension(work: &Work<'_>, rows: &Rows, tally: &mut Tally) {
+    let Some(summary) = rows.source().summary() else { return };
+    let extension = work.claimed.name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    let has = |is: fn(&Layer) -> bool| summary.layers.iter().any(is);
+    let promised = match extension.as_deref() {
+        Some("gpg" | "pgp" | "asc") if !has(|layer| matches!(layer, Layer::Openpgp { .. })) => "encrypted",
+        Some("gz" | "gzip") if !has(|layer| matches!(layer, Layer::Gzip)) => "packed with gzip",
+        _ => return,
+    };
+    let message = format!("the file is not {promised}, though its name says so");
+    tally.warn(Finding::file(Reason::ExtensionDiffers, message), 1);
+}
+
 /// Stops when the same content was applied at the same place before.
 fn stop_if_repeated(transaction: &mut Transaction, work: &Work<'_>, rows: &Rows) -> Result<(), InboundError> {
     let Some(summary) = rows.source().summary() else {
         return Err(StoreError::Missing { what: "the end of the file".to_owned() }.into());
     };
     // A repeated recipients list is a new batch from the next day on.
-    let on = (work.place.kind == Kind::Recipients).then_some(work.claimed.business_date);
-    match uploads::repeated(transaction, work.claimed, &summary.sha256, on)? {
+    let returns_batch = work.file_name.not_sent;
+    let list = work.place.kind == Kind::Recipients && returns_batch.is_none();
+    let on = list.then_some(work.claimed.business_date);
+    match uploads::repeated(transaction, work.claimed, &summary.sha256, on, returns_batch)? {
         Some(earlier) => Err(InboundError::Repeat(earlier)),
         None => Ok(()),
     }

@@ -2,6 +2,8 @@
 //!
 //! The content is copied aside and synced, moved to `.spool/incoming`, and only then is its row `received`. A crash in
 //! between leaves a row in `receiving` of the session `local`, which the next start of the daemon takes up or forgets.
+//!
+//! Failpoints: `ledger-begun`, `ledger-copied`, `ledger-placed`.
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
@@ -110,8 +112,10 @@ impl Desk<'_> {
         fail::fail_point!("ledger-begun", |_| std::process::abort());
         let aside = self.layout.prepared().join(format!("{id}.import"));
         let incoming = self.layout.incoming_file(id);
-        let placed = copy(source, &aside, u64::try_from(bytes).unwrap_or(0), copied)
-            .and_then(|()| durable::move_file(&aside, &incoming));
+        let placed = copy(source, &aside, u64::try_from(bytes).unwrap_or(0), copied).and_then(|()| {
+            fail::fail_point!("ledger-copied", |_| std::process::abort());
+            durable::move_file(&aside, &incoming)
+        });
         if let Err(source) = placed {
             // Nothing was received; what is left behind would be nobody's.
             let _ = durable::remove_if_there(&aside);

@@ -2,6 +2,8 @@
 //!
 //! Release: the file goes back first, then the row; until the row says `received` nobody looks for the file there.
 //! Discard: the row first, then the file; a file that stays behind is moved when the command is given again.
+//!
+//! Failpoints: `ledger-moved`, `ledger-discarded`.
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +23,7 @@ impl Desk<'_> {
         if !moved && !to.exists() {
             return Err(LedgerError::refused(what, format!("its file is neither at `{}` nor waiting", from.display())));
         }
+        fail::fail_point!("ledger-moved", |_| std::process::abort());
         if self.store.release_upload(self.namespace_id, id)? {
             return Ok(());
         }

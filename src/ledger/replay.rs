@@ -1,6 +1,6 @@
 //! Processing an archived original once more, as a new upload with the same name, place and content.
 //!
-//! Only what did not end as applied is worth it: after the cause was mended (a key, a bank, a limit), without asking the
+//! Only what did not end as applied, or was undone, is worth it: after the cause was mended (a key, a bank, a limit), without asking the
 //! client to send it again. The rule about repeated content looks at applied uploads only, so it does not stand in the
 //! way of a file that was refused; and it still does its work when the client has sent the file again meanwhile.
 
@@ -18,7 +18,8 @@ impl Desk<'_> {
     pub fn replay(&self, id: i64, copied: &mut dyn FnMut(u64)) -> Result<i64, LedgerError> {
         let what = format!("replay upload {id}");
         let row = self.row(id)?;
-        if let Some(why) = no_replay(&row.state, id) {
+        let undone = row.state == "applied" && self.store.is_undone(self.namespace_id, id)?;
+        if let Some(why) = no_replay(&row.state, id).filter(|_| !undone) {
             return Err(LedgerError::refused(what, why));
         }
         let kind =

@@ -1,6 +1,7 @@
 //! Undoing a coupons upload: what is not handed out yet never will be.
 //!
-//! Customers keep what they were given: those codes have been sent. The codes stay known to the bank.
+//! Customers keep what they were given: those codes have been sent. The void ones may be uploaded again, for example with
+//! the right end date.
 
 use serde::Serialize;
 

@@ -17,40 +17,56 @@ pub struct FileName {
     pub rows: Option<u64>,
     /// `<upload id>.rejects`: the upload whose rejects file this is.
     pub rejects_of: Option<i64>,
+    /// `not-sent` behind a batch's number: customers of that batch who were not reached.
+    pub not_sent: Option<i64>,
 }
 
 impl FileName {
     /// Reads `name`. Tokens that are none of ours are just part of the name.
     ///
     /// # Errors
-    /// A [`Reason::BadNameToken`] for `until-` without a date or `rows-` without a number: guessing would give every row
-    /// a wrong end date.
+    /// A [`Reason::BadNameToken`] for `until-` without a date, `rows-` without a number or `not-sent` without a batch:
+    /// guessing would give every row a wrong end date.
     pub fn parse(name: &str) -> Result<Self, Finding> {
-        let mut parts = name.split('.');
-        let mut read = Self {
-            stem: parts.next().unwrap_or_default().to_owned(),
-            until: None,
-            proof: false,
-            rows: None,
-            rejects_of: None,
-        };
-        let mut before = "";
-        for token in parts {
+        let stem = name.split('.').next().unwrap_or_default().to_owned();
+        let mut read = Self { stem, ..Self::default() };
+        let mut before = None;
+        // Systems that write names in capitals mean the same: `LIST.PROOF.CSV` must not go out to customers.
+        let lower = name.to_ascii_lowercase();
+        for token in lower.split('.').skip(1) {
             if let Some(date) = token.strip_prefix("until-") {
-                read.until = Some(parse_date(date).ok_or_else(|| bad(token, "a date as until-YYYY-MM-DD"))?);
+                let date = parse_date(date).ok_or_else(|| bad(token, "a date as until-YYYY-MM-DD"))?;
+                once(&mut read.until, date, token)?;
             } else if let Some(rows) = token.strip_prefix("rows-") {
-                read.rows = Some(rows.parse().map_err(|_| bad(token, "a number as rows-100000"))?);
+                let rows = Some(rows).filter(|rows| rows.bytes().all(|byte| byte.is_ascii_digit()));
+                let rows = rows.and_then(|rows| rows.parse().ok());
+                once(&mut read.rows, rows.ok_or_else(|| bad(token, "a number as rows-100000"))?, token)?;
             } else if token == "proof" {
                 read.proof = true;
             } else if token == "rejects" {
-                read.rejects_of = before.parse().ok();
+                read.rejects_of = before.and_then(|before: &str| before.parse().ok());
+            } else if token == "not-sent" {
+                let batch = before.and_then(|before: &str| before.parse().ok());
+                read.not_sent =
+                    Some(batch.ok_or_else(|| bad(token, "behind a batch's number as list.17.not-sent.csv"))?);
             }
-            before = token;
+            before = Some(token);
         }
         if read.rejects_of.is_some() {
             read.rows = None;
         }
         Ok(read)
+    }
+}
+
+/// Sets what a token says; a second one that says something else is a slip.
+fn once<T: PartialEq>(place: &mut Option<T>, value: T, token: &str) -> Result<(), Finding> {
+    match place {
+        Some(before) if *before != value => Err(bad(token, "what an earlier part of the name says")),
+        _ => {
+            *place = Some(value);
+            Ok(())
+        }
     }
 }
 
@@ -76,7 +92,7 @@ mod tests {
     fn check(name: &str, stem: &str, until: Option<&str>, proof: bool, rows: Option<u64>) {
         let read = FileName::parse(name).unwrap();
         let until = until.map(|date| parse_date(date).unwrap());
-        assert_eq!(read, FileName { stem: stem.to_owned(), until, proof, rows, rejects_of: None }, "{name}");
+        assert_eq!(read, FileName { stem: stem.to_owned(), until, proof, rows, ..FileName::default() }, "{name}");
     }
 
     #[test]
@@ -86,7 +102,9 @@ mod tests {
         check("list.rows-100000.csv", "list", None, false, Some(100_000));
         check("a.proof.rows-2.until-2026-02-03.csv", "a", Some("2026-02-03"), true, Some(2));
         check("proof.csv", "proof", None, false, None);
-        check("list.Proof.csv", "list", None, false, None);
+        check("List.Proof.csv", "List", None, true, None);
+        check("A.UNTIL-2026-12-31.ROWS-2.CSV", "A", Some("2026-12-31"), false, Some(2));
+        check("a.rows-2.rows-2.csv", "a", None, false, Some(2));
         check("plain", "plain", None, false, None);
         check(".hidden", "", None, false, None);
     }
@@ -99,10 +117,27 @@ mod tests {
     }
 
     #[test]
+    fn a_not_sent_list_names_its_batch() {
+        let batch = |name| FileName::parse(name).unwrap().not_sent;
+        assert_eq!(batch("list.17.not-sent.csv"), Some(17));
+        assert_eq!(batch("list.17.not-sent.rows-2.csv.pgp"), Some(17));
+        assert_eq!(batch("not-sent.csv"), None);
+        assert_eq!(batch("list.17.csv"), None);
+    }
+
+    #[test]
     fn slips_are_refused() {
-        for name in
-            ["a.until-2026-02-30.csv", "a.until-soon.csv", "a.until-2026-1-5.csv", "a.rows-many.csv", "a.rows-.csv"]
-        {
+        for name in [
+            "a.until-2026-02-30.csv",
+            "a.until-soon.csv",
+            "a.until-2026-1-5.csv",
+            "a.rows-many.csv",
+            "a.rows-.csv",
+            "list.not-sent.csv",
+            "list.x.not-sent.csv",
+            "a.rows-+2.csv",
+            "a.until-2026-12-31.until-2027-12-31.csv",
+        ] {
             assert_eq!(FileName::parse(name).unwrap_err().reason, Reason::BadNameToken, "{name}");
         }
     }

@@ -7,7 +7,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Bytea, Date, Integer, Nullable, Text, Timestamptz};
 
-use super::schema::upload;
+use super::schema::{batch, upload};
 use super::{Store, StoreError, Transaction};
 use crate::spool::Kind;
 
@@ -211,6 +211,23 @@ impl Store {
         Ok(report.flatten())
     }
 
+    /// Whether coupons or redemptions that were received before the batch was due have no verdict yet.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn earlier_files_undecided(&self, namespace_id: i32, batch_id: i64) -> Result<bool, StoreError> {
+        let due_at = batch::table
+            .filter(batch::namespace_id.eq(namespace_id).and(batch::id.eq(batch_id)))
+            .select(batch::due_at)
+            .first::<DateTime<Utc>>(&mut self.connection()?)?;
+        let undecided = upload::table
+            .filter(upload::namespace_id.eq(namespace_id))
+            .filter(upload::kind.eq_any(["coupons", "redemptions"]).and(upload::dry_run.eq(false)))
+            .filter(upload::state.eq_any(["received", "active", "deferred"]))
+            .filter(upload::received_at.le(due_at));
+        Ok(diesel::select(diesel::dsl::exists(undecided)).get_result(&mut self.connection()?)?)
+    }
+
     /// Remembers that the report of an upload is in `/reports/`.
     ///
     /// # Errors
@@ -279,7 +296,8 @@ pub fn finish(connection: &mut Transaction, claimed: &ClaimedUpload, finish: &Fi
     finished.map(|_| ()).ok_or(StoreError::LeaseLost { what: "upload", id: claimed.id })
 }
 
-/// The applied upload with the same content at the same place, if any; `on` narrows to one business date.
+/// The applied upload with the same content at the same place, if any; `on` narrows to one business date, and a not-sent
+/// list repeats only one about the same batch.
 ///
 /// # Errors
 /// Any [`StoreError`] of the statement.
@@ -288,6 +306,7 @@ pub fn repeated(
     claimed: &ClaimedUpload,
     sha256: &[u8; 32],
     on: Option<NaiveDate>,
+    returns_batch: Option<i64>,
 ) -> Result<Option<i64>, StoreError> {
     #[derive(QueryableByName)]
     struct Earlier {
@@ -296,7 +315,8 @@ pub fn repeated(
     }
     let earlier: Option<Earlier> = diesel::sql_query(
         "SELECT id FROM upload WHERE namespace_id = $1 AND kind = $2 AND target = $3 AND sha256 = $4 \
-         AND state = 'applied' AND id <> $5 AND ($6 IS NULL OR business_date = $6) ORDER BY id LIMIT 1",
+         AND state = 'applied' AND id <> $5 AND ($6 IS NULL OR business_date = $6) \
+         AND returns_batch IS NOT DISTINCT FROM $7 ORDER BY id LIMIT 1",
     )
     .bind::<Integer, _>(claimed.namespace_id)
     .bind::<Text, _>(&claimed.kind)
@@ -304,6 +324,7 @@ pub fn repeated(
     .bind::<Bytea, _>(sha256.to_vec())
     .bind::<BigInt, _>(claimed.id)
     .bind::<Nullable<Date>, _>(on)
+    .bind::<Nullable<BigInt>, _>(returns_batch)
     .get_result(connection)
     .optional()?;
     Ok(earlier.map(|earlier| earlier.id))

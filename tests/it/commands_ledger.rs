@@ -267,13 +267,13 @@ fn an_upload_is_undone_once() {
             "autumn: 1 of 1 codes are void, 0 handed out, 0 redeemed",
             "spring26: 2 of 4 codes are void, 1 handed out, 1 redeemed",
             "codes that were handed out stay with the customers who have them",
-            "the bank still knows the void codes: sent again they count as duplicates",
+            "void codes come in as new ones when they are sent again; `uploads replay 1` sends them again",
         ]
     );
     assert_eq!((office.shop.remaining("spring26"), office.shop.remaining("autumn")), (1, 0));
     refused(office.with(|desk| desk.undo(id)), "it was undone on");
     refused(office.with(|desk| desk.undo(used)), "a redemption cannot be taken back");
-    let nothing = office.drop("/coupons/autumn/again.csv", "code\nB1\n");
+    let nothing = office.drop("/coupons/spring26/again.csv", "code\nA1\n");
     refused(office.with(|desk| desk.undo(nothing)), "it brought none");
     let bad = office.drop("/coupons/autumn/bad.csv", "");
     refused(office.with(|desk| desk.undo(bad)), "it is `rejected`");
@@ -285,6 +285,106 @@ fn an_upload_is_undone_once() {
     assert_eq!(office.customer("bob").now[0].code, "M1");
     let void: Vec<String> = office.code("A3").now.iter().map(|at| format!("{} {}", at.bank, at.state)).collect();
     assert_eq!(void, ["spring26 void"]);
+}
+
+#[test]
+fn void_codes_come_again_with_the_right_end_date() {
+    let office = Office::new();
+    let codes = "code\nA1\nA2\nA3\nA4\n";
+    let wrong = office.drop("/coupons/spring26/codes.until-2026-12-01.csv", codes);
+    office.drop("/redemptions/used.csv", "A4\n");
+    office.batch("/recipients/winback/list.csv", "customer_id\nalice\n");
+    office.with(|desk| desk.undo(wrong)).unwrap();
+    let right = office.shop.drop("/coupons/spring26/codes.until-2026-12-31.csv", codes);
+    let counts = (right["status"].as_str(), right["rows"]["accepted"].as_i64(), right["rows"]["duplicate"].as_i64());
+    assert_eq!(counts, (Some("applied"), Some(3), Some(1)), "alice has A1: {right:#}");
+    assert_eq!((office.shop.remaining("spring26"), office.code("A2").now[0].end_date), (2, "2026-12-31".parse().ok()));
+    assert_eq!((office.code("A1").now[0].state, office.code("A4").now[0].state), ("held", "redeemed"));
+    assert_eq!(office.shop.drop("/coupons/spring26/again.csv", codes)["status"], "duplicate");
+    // Undone by mistake: replayed, its codes are there again.
+    let right = right["upload_id"].as_i64().unwrap();
+    office.with(|desk| desk.undo(right)).unwrap();
+    assert_eq!(office.shop.remaining("spring26"), 0);
+    office.with(|desk| desk.replay(right, &mut |_| {})).unwrap();
+    office.shop.inbound.process_waiting(&|| false).unwrap();
+    assert_eq!(office.shop.remaining("spring26"), 2);
+    office.shop.wait(TimeDelta::hours(1));
+    office.batch("/recipients/winback/more.csv", "customer_id\nalice\nbob\ncarol\n");
+    let held = ["alice", "bob", "carol"].map(|customer| office.customer(customer).now[0].code.clone());
+    assert_eq!(held, ["A1", "A2", "A3"]);
+}
+
+/// A command of its own, which the test below starts and kills.
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_command_that_is_killed() {
+    let Ok(config) = std::env::var("LEDGER_TEST_CONFIG") else { return };
+    let _scenario = fail::FailScenario::setup();
+    let settings = coupond::config::load(std::path::Path::new(&config), std::iter::empty()).unwrap();
+    let coupond::config::DatabaseSettings::Url(url) = &settings.database else { panic!("a server is named") };
+    let store = coupond::store::Store::connect(url, 2).unwrap();
+    store.ensure_namespaces(settings.namespaces.keys()).unwrap();
+    let desk = Desk::open(&store, &settings, &acme(), crate::harness::workshop::noon()).unwrap();
+    let file = std::env::var("LEDGER_TEST_FILE").unwrap();
+    match std::env::var("LEDGER_TEST_ID").unwrap().parse() {
+        Ok(id) if file == "discard" => desk.discard(id).unwrap(),
+        Ok(id) => desk.release(id).unwrap(),
+        Err(_) => {
+            let place = coupond::spool::Place::parse("coupons/spring26").unwrap();
+            desk.import(&place, "codes.csv", std::path::Path::new(&file), &mut |_| {}).unwrap();
+        }
+    }
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn killed_between_any_two_durable_steps_nothing_is_lost() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let office = Office::new();
+    let kill = |point: &str, id: &str, file: &str| {
+        let killed = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "commands_ledger::a_command_that_is_killed"])
+            .env("LEDGER_TEST_CONFIG", office.config())
+            .env("LEDGER_TEST_ID", id)
+            .env("LEDGER_TEST_FILE", file)
+            .env("FAILPOINTS", format!("ledger-{point}=return"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(killed.signal(), Some(6), "{point}: the command was not killed");
+    };
+    let restart = || {
+        coupond::inbound::recover_drops(&office.shop.store, &office.shop.live.current(), office.shop.clock.now())
+            .unwrap();
+        office.shop.inbound.process_waiting(&|| false).unwrap();
+    };
+    let file = office.shop.directory.path().join("codes.csv");
+    fs::write(&file, "code\nA1\n").unwrap();
+    let file = file.to_str().unwrap();
+    // Before its content was in place: as if it had never been given.
+    for (id, point) in [(1, "begun"), (2, "copied")] {
+        kill(point, "", file);
+        restart();
+        assert_eq!((office.state(id).as_str(), office.shop.remaining("spring26")), ("removed", 0), "{point}");
+        assert_eq!(fs::read_dir(office.shop.layout().prepared()).unwrap().count(), 0, "{point}");
+    }
+    // After: it is received.
+    kill("placed", "", file);
+    assert_eq!(office.state(3), "receiving");
+    restart();
+    assert_eq!((office.state(3).as_str(), office.shop.remaining("spring26")), ("applied", 1));
+    // A decision about a quarantined upload is given again.
+    let id = office.drop("/coupons/spring26/a.csv.gz", DAMAGED);
+    kill("moved", &id.to_string(), "release");
+    restart();
+    assert_eq!(office.state(id), "quarantined");
+    office.with(|desk| desk.release(id)).unwrap();
+    restart();
+    kill("discarded", &id.to_string(), "discard");
+    assert!(office.shop.layout().quarantine().join(id.to_string()).exists());
+    office.with(|desk| desk.discard(id)).unwrap();
+    assert!(office.shop.layout().archive().join(id.to_string()).exists());
 }
 
 #[test]

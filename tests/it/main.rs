@@ -8,6 +8,7 @@
     reason = "a test that cannot go on ends"
 )]
 
+mod faults;
 mod harness;
 
 mod alert;
@@ -23,6 +24,7 @@ mod lifecycle;
 mod local_drop;
 mod openpgp;
 mod outbound;
+mod pickups;
 mod private_server;
 mod refusals;
 mod reload;

@@ -19,6 +19,7 @@ use crate::reason::{Finding, Reason};
 use crate::store::Transaction;
 use crate::store::banks::{self, KnownBank, NamespaceLock, NewBank};
 use crate::store::coupons::{self as store, AddedLot, NewLot, StagedCoupon};
+use crate::store::ledger::undo::bring_back;
 
 /// A file with more lots than this has its end dates in the wrong column.
 const LOTS_MOST: usize = 1_000;
@@ -67,7 +68,7 @@ pub(super) fn apply(
     let added = add(transaction, work, tally, &runs, &new)?;
     store::finish_lots(transaction, work.claimed.namespace_id, work.claimed.id, &new, &added, work.now)?;
     let after = super::remaining(transaction, work)?;
-    Ok(Effect { banks: lots.effects(&ids, &added, &before, &after) })
+    Ok(Effect { banks: lots.effects(&ids, &added, &before, &after), ..Effect::default() })
 }
 
 /// Where the reading of the file is.
@@ -322,6 +323,7 @@ fn add(
         (0_i32..).take(lots.len()).map(|lot_key| AddedLot { lot_key, size: 0, redeemed: 0 }).collect();
     for (run, staged) in runs.iter().enumerate() {
         let sizes: Vec<i64> = sums.iter().map(|sum| sum.size).collect();
+        bring_back(transaction, namespace_id, run)?;
         let added = store::add_run(transaction, namespace_id, run, lots.len())?;
         for lot in &added {
             if let Some(sum) = usize::try_from(lot.lot_key).ok().and_then(|key| sums.get_mut(key)) {

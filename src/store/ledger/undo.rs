@@ -1,13 +1,18 @@
 //! Undoing a coupons upload: its lots become void, so that what is not handed out yet never is.
 //!
+//! A void code that nobody was given may be uploaded again, with the right end date this time: then it leaves the void lot
+//! ([`bring_back`]) and comes in as a new one. So the same content may come to the same place again too, which is why the
+//! undone upload's hash is forgotten.
+//!
 //! Lots are locked in the order of bank and id, as draws and redemptions do. What a draw has handed out before stays with
 //! the customers who have it.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Date, Integer, Nullable, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Bool, Date, Integer, Nullable, Text, Timestamptz};
 
-use crate::store::{Store, StoreError};
+use crate::store::schema::{lot, upload};
+use crate::store::{Store, StoreError, Transaction};
 
 /// One lot of an undone upload.
 #[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
@@ -49,7 +54,54 @@ WHERE l.namespace_id = $1 AND l.upload_id = $2 ORDER BY b.name, l.id";
 const VOID: &str = "
 UPDATE lot SET voided_at = $3 WHERE namespace_id = $1 AND upload_id = $2 AND voided_at IS NULL";
 
+/// Whether there is anything to look for; nearly always there is not.
+const ANY_VOID: &str = "
+SELECT EXISTS (SELECT FROM lot l JOIN new_lot n ON n.bank_id = l.bank_id
+    WHERE l.namespace_id = $1 AND l.voided_at IS NOT NULL) AS any_void";
+
+/// From `next_seq` on nothing was handed out, and of a void lot nothing ever will be.
+const LEAVE_VOID_LOTS: &str = "
+DELETE FROM coupon c USING lot l, new_lot n, staged_coupon_";
+const THAT_COME_AGAIN: &str = " s
+WHERE s.lot_key = n.lot_key AND c.namespace_id = $1 AND c.code = s.code AND c.bank_id = n.bank_id
+  AND l.namespace_id = $1 AND l.bank_id = c.bank_id AND l.id = c.lot_id AND l.voided_at IS NOT NULL
+  AND c.seq >= l.next_seq";
+
+/// Lets the codes of staged run `run` that lie in void lots leave them, so that they can come in anew. To be called before
+/// [`crate::store::coupons::add_run`], with the banks locked.
+///
+/// # Errors
+/// Any [`StoreError`] of the statements.
+pub fn bring_back(connection: &mut Transaction, namespace_id: i32, run: usize) -> Result<(), StoreError> {
+    #[derive(QueryableByName)]
+    struct AnyVoid {
+        #[diesel(sql_type = Bool)]
+        any_void: bool,
+    }
+    let found: AnyVoid = diesel::sql_query(ANY_VOID).bind::<Integer, _>(namespace_id).get_result(connection)?;
+    if found.any_void {
+        diesel::sql_query(format!("{LEAVE_VOID_LOTS}{run}{THAT_COME_AGAIN}"))
+            .bind::<Integer, _>(namespace_id)
+            .execute(connection)?;
+    }
+    Ok(())
+}
+
 impl Store {
+    /// Whether upload `id` was undone.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn is_undone(&self, namespace_id: i32, id: i64) -> Result<bool, StoreError> {
+        let voided: Option<i32> = lot::table
+            .filter(lot::namespace_id.eq(namespace_id).and(lot::upload_id.eq(id)))
+            .filter(lot::voided_at.is_not_null())
+            .select(lot::id)
+            .first(&mut self.connection()?)
+            .optional()?;
+        Ok(voided.is_some())
+    }
+
     /// Voids the lots of upload `id`. Returns every lot as it stood; those that were void before stay as they were.
     ///
     /// # Errors
@@ -63,6 +115,10 @@ impl Store {
                 .bind::<Integer, _>(namespace_id)
                 .bind::<BigInt, _>(id)
                 .bind::<Timestamptz, _>(now)
+                .execute(transaction)?;
+            diesel::update(upload::table)
+                .filter(upload::namespace_id.eq(namespace_id).and(upload::id.eq(id)))
+                .set(upload::sha256.eq(None::<Vec<u8>>))
                 .execute(transaction)?;
             Ok(lots)
         })
