@@ -72,14 +72,13 @@ impl Outbound {
 
     /// Loads the list's customers into the store's temporary table.
     pub(super) fn load(&self, job: &Job<'_>) -> Result<Recipients, OutboundError> {
-        let file = job.list_file();
         let longest = job.settings.limits.customer_id_bytes;
         let mut recipients = self.store.recipients()?;
         let mut read = Ok(());
         let mut refused = None;
         let loaded = recipients.load(|sink| {
             let mut columns: Option<Columns> = None;
-            read = self.lists.read(job.namespace, &file, &mut |row| match &columns {
+            read = self.read_list(job, &mut |row| match &columns {
                 None => match Columns::read(row, longest) {
                     Ok(header) => {
                         columns = Some(header);

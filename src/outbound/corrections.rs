@@ -71,7 +71,7 @@ impl Outbound {
         let (mut rows, mut refused) = (Vec::new(), None);
         let mut columns: Option<Columns> = None;
         let longest = job.settings.limits.customer_id_bytes;
-        self.lists.read(job.namespace, &job.list_file(), &mut |row| match &columns {
+        self.read_list(job, &mut |row| match &columns {
             None => match Columns::read(row, longest) {
                 Ok(header) => {
                     columns = Some(header);

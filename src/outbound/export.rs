@@ -34,7 +34,7 @@ impl Job<'_> {
     }
 
     /// The list as it was received: in the archive after its verdict, before that (the move may lag) where it came in.
-    pub(super) fn list_file(&self) -> PathBuf {
+    fn list_file(&self) -> PathBuf {
         let archived = self.layout.archive().join(self.batch.upload_id.to_string());
         if archived.exists() { archived } else { self.layout.incoming_file(self.batch.upload_id) }
     }
@@ -56,6 +56,21 @@ impl Job<'_> {
 }
 
 impl Outbound {
+    /// Reads the list of `job`, wherever it is: between looking for it and opening it, its verdict may move it to the
+    /// archive, where it then is. Nothing has been handed to `each` when a file cannot be opened.
+    pub(super) fn read_list(
+        &self,
+        job: &Job<'_>,
+        each: &mut dyn FnMut(&dyn Row) -> ControlFlow<()>,
+    ) -> Result<(), ListError> {
+        match self.lists.read(job.namespace, &job.list_file(), each) {
+            Err(ListError::Disk(error)) if error.kind() == io::ErrorKind::NotFound => {
+                self.lists.read(job.namespace, &job.list_file(), each)
+            }
+            read => read,
+        }
+    }
+
     /// Writes the batch's files. `recipients` is the list as loaded for the draw, where this run made it.
     pub(super) fn export(&self, job: &Job<'_>, recipients: Option<Recipients>) -> Result<Exported, OutboundError> {
         durable::make_directory(&job.layout.prepared()).map_err(job.disk())?;
@@ -102,7 +117,7 @@ impl Outbound {
             unassigned: None,
         };
         let mut failed = None;
-        self.lists.read(job.namespace, &job.list_file(), &mut |row| match merge.row(row) {
+        self.read_list(job, &mut |row| match merge.row(row) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 failed = Some(error);

@@ -599,6 +599,37 @@ fn a_short_bank_waits_serves_a_part_or_falls_back() {
     assert_eq!(world.manifest("wait", proof)["rows"]["proof"], 2);
 }
 
+/// Lists of which each is moved to the archive just before it is opened where it was found: its verdict was published.
+struct SettlingLists;
+
+impl Lists for SettlingLists {
+    fn read(
+        &self,
+        namespace: &Namespace,
+        file: &Path,
+        each: &mut dyn FnMut(&dyn Row) -> ControlFlow<()>,
+    ) -> Result<(), ListError> {
+        let spool = file.parent().unwrap().parent().unwrap();
+        let _ = fs::rename(file, spool.join("archive").join(file.file_name().unwrap()));
+        PlainLists.read(namespace, file, each)
+    }
+}
+
+#[test]
+fn a_list_may_move_to_the_archive_while_it_is_looked_for() {
+    let mut world = World::new();
+    let seals = Arc::new(Scrambler(Arc::new(AtomicU8::new(1))));
+    world.outbound =
+        Outbound::new(world.store.clone(), world.live.clone(), world.clock.clone(), Arc::new(SettlingLists), seals);
+    world.lot("spring", None, &codes("S", 3));
+    let upload = world.list("wait", "list.csv", "customer_id\nc1\n");
+    fs::create_dir_all(world.spool("incoming")).unwrap();
+    let incoming = world.spool("incoming").join(upload.to_string());
+    fs::rename(world.spool("archive").join(upload.to_string()), incoming).unwrap();
+    world.tick();
+    assert_eq!(world.state_of(upload), "exported");
+}
+
 #[test]
 fn a_list_waits_for_its_firing_and_for_fresh_redemptions() {
     let mut world = World::new();
