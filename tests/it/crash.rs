@@ -327,14 +327,18 @@ fn kill_at_random_moments(daemon: &mut Daemon, dice: &mut Dice, kill: impl Fn(&m
                 kill(daemon, dice);
             }
         }));
+        // On a busy machine few files get through between two kills.
+        let enough = || (acknowledged.lock().unwrap().len() >= 8).then_some(());
+        let sent = killed.and_then(|()| {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| until("eight files are received", enough)))
+        });
         stop.store(true, Ordering::Relaxed);
-        if let Err(panic) = killed {
+        if let Err(panic) = sent {
             std::panic::resume_unwind(panic);
         }
     });
     daemon.wait_idle();
     let acknowledged = acknowledged.into_inner().unwrap();
-    assert!(acknowledged.len() >= 8, "hardly anything was sent: {acknowledged:?}");
     let mut applied: BTreeMap<String, u64> = BTreeMap::new();
     for upload in daemon.rows("SELECT name, state FROM upload ORDER BY id") {
         let (name, state) = (upload["name"].as_str().unwrap().to_owned(), upload["state"].as_str().unwrap());
