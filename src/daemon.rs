@@ -3,13 +3,17 @@
 //! Store, then what the store and the disk must agree on, then the workers, then the doors: by the time a client can
 //! connect, everything that an earlier life left behind has been taken up.
 
+mod pickups;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio_util::sync::CancellationToken;
 
+use crate::alert::{Mailer, Watch};
 use crate::clock::Clock;
 use crate::config::{self, DatabaseSettings, LiveSettings, Namespace, Settings};
 use crate::doorbell::Doorbell;
@@ -31,6 +35,8 @@ const SOFT_STOP: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often what is too old is looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How often alerts and mails are looked for.
+const LOOK_FOR_ALERTS: Duration = Duration::from_secs(10);
 /// Uploads processed at once. More would only share the same processors.
 const INBOUND_WORKERS: usize = 2;
 /// Connections to the store.
@@ -173,7 +179,8 @@ async fn serve_parts(life: Lifecycle, parts: Parts) -> anyhow::Result<Outcome> {
         move || open_reception(&parts)
     })
     .await??;
-    let endpoint = open_sftp(&parts, Arc::clone(&reception)).await?;
+    let (collected, downloads) = pickups::desk(parts.clock.clone());
+    let endpoint = open_sftp(&parts, Arc::clone(&reception), &metrics, collected).await?;
     let listener = http::bind(settings.http).await?;
     let address = listener.local_addr().context("ask for the address of health and metrics")?;
     tracing::info!(http.address = %address, "Serving health and metrics");
@@ -182,9 +189,15 @@ async fn serve_parts(life: Lifecycle, parts: Parts) -> anyhow::Result<Outcome> {
     let checks = [("store", http::store_check(parts.store.clone())), ("sftp", listening_check)];
     spawn_workers(&life, &parts, &reception, &metrics);
     life.spawn("http", http::serve(listener, http::Endpoint::new(metrics, checks), life.soft_stop()));
-    let stop = life.soft_stop();
+    let (stop, sessions_ended) = (life.soft_stop(), CancellationToken::new());
+    let (ended, hard, store) = (sessions_ended.clone(), life.hard_stop(), parts.store.clone());
+    life.spawn("pickups", async move {
+        pickups::record(store, downloads, ended, hard).await;
+        Ok::<(), AnyError>(())
+    });
     life.spawn("sftp", async move {
         endpoint.run(stop).await;
+        sessions_ended.cancel();
         Ok::<(), AnyError>(())
     });
     listening.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -207,7 +220,12 @@ fn open_reception(parts: &Parts) -> anyhow::Result<Arc<Reception>> {
     Ok(Arc::new(reception))
 }
 
-async fn open_sftp(parts: &Parts, reception: Arc<Reception>) -> anyhow::Result<sftp::Endpoint> {
+async fn open_sftp(
+    parts: &Parts,
+    reception: Arc<Reception>,
+    metrics: &Metrics,
+    collected: sftp::Collected,
+) -> anyhow::Result<sftp::Endpoint> {
     let settings = parts.live.current();
     let host_keys = sftp::host_keys::load_or_create(&settings.sftp.host_keys, &settings.state_dir)?;
     let endpoint = sftp::Endpoint::bind(sftp::Parts {
@@ -216,9 +234,8 @@ async fn open_sftp(parts: &Parts, reception: Arc<Reception>) -> anyhow::Result<s
         reception,
         clock: parts.clock.clone(),
         host_keys,
-        collected: Arc::new(|pickup| {
-            tracing::info!(namespace = %pickup.namespace, user = pickup.user, size_bytes = pickup.bytes, "A file was collected");
-        }),
+        collected,
+        metrics: metrics.clone(),
         drain: SOFT_STOP,
     })
     .await?;
@@ -278,6 +295,8 @@ fn spawn_workers(life: &Lifecycle, parts: &Parts, reception: &Arc<Reception>, me
     }
     spawn_worker(life, parts, outbound_worker(parts));
     spawn_worker(life, parts, drops_worker(parts));
+    spawn_worker(life, parts, watch_worker(parts));
+    spawn_worker(life, parts, mail_worker(parts));
     spawn_worker(life, parts, sweep_worker(parts, reception));
     let (stop, bells) = (life.soft_stop(), [&parts.received, &parts.applied, &parts.stop].map(Clone::clone));
     life.spawn("doorbells", async move {
@@ -316,6 +335,26 @@ fn outbound_worker(parts: &Parts) -> Worker {
         bell: parts.applied.clone(),
         look_every: LOOK_EVERY,
         work: Box::new(move |_| Ok(Some(outbound.tick()))),
+    }
+}
+
+fn watch_worker(parts: &Parts) -> Worker {
+    let watch = Watch::new(parts.store.clone(), parts.live.clone(), parts.clock.clone());
+    Worker {
+        name: "alerts",
+        bell: parts.stop.clone(),
+        look_every: LOOK_FOR_ALERTS,
+        work: Box::new(move |stopping| Ok(Some(watch.tick(stopping)?))),
+    }
+}
+
+fn mail_worker(parts: &Parts) -> Worker {
+    let mut mailer = Mailer::new(parts.store.clone(), parts.live.clone(), parts.clock.clone());
+    Worker {
+        name: "mails",
+        bell: parts.stop.clone(),
+        look_every: LOOK_FOR_ALERTS,
+        work: Box::new(move |stopping| Ok(mailer.tick(stopping)?)),
     }
 }
 

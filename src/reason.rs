@@ -63,6 +63,7 @@ reasons! {
     RowCountDiffers, "ROW_COUNT_DIFFERS", Rejected, "Not the number of rows that the file name says.";
     TooManyRejected, "TOO_MANY_REJECTED", Rejected, "More rejected rows than the reject limit.";
     UnknownBank, "UNKNOWN_BANK", Rejected, "A bank that does not exist (a row's, or the directory's).";
+    UnknownBatch, "UNKNOWN_BATCH", Rejected, "Not a batch of this campaign that handed out codes and was exported.";
     UnknownCampaign, "UNKNOWN_CAMPAIGN", Rejected, "A campaign that does not exist.";
     SiteBankTakesNoBatch, "SITE_BANK_TAKES_NO_BATCH", Rejected, "The campaign's bank is for the site.";
     NotEncrypted, "NOT_ENCRYPTED", Rejected, "A plain file where the namespace requires OpenPGP.";
@@ -89,6 +90,7 @@ reasons! {
     RowTooLong, "ROW_TOO_LONG", Row, "The row is longer than the limit.";
     EmptyCustomerId, "EMPTY_CUSTOMER_ID", Row, "The `customer_id` is empty.";
     CustomerIdTooLong, "CUSTOMER_ID_TOO_LONG", Row, "The `customer_id` is longer than the limit.";
+    NotInBatch, "NOT_IN_BATCH", Row, "The customer got no code of the bank in that batch.";
     // Counted and listed, no reason to refuse anything.
     DuplicateInFile, "DUPLICATE_IN_FILE", Note, "The same code stood earlier in this file.";
     DuplicateInBank, "DUPLICATE_IN_BANK", Note, "The bank has the code already; its old end date stands.";
@@ -108,7 +110,13 @@ reasons! {
     IgnoredColumns, "IGNORED_COLUMNS", Note, "Columns that the kind does not know were ignored.";
     BankCreated, "BANK_CREATED", Note, "The file named a new bank, which was created.";
     EndDatePassed, "END_DATE_PASSED", Note, "The end date has passed: the codes will never be handed out.";
+    SpreadsheetNumber, "SPREADSHEET_NUMBER", Note, "A code looks like a number that a spreadsheet rewrote.";
+    ZerosCut, "ZEROS_CUT", Note, "A code of digits is shorter than the usual length: leading zeros may have been cut.";
+    LookalikeCodes, "LOOKALIKE_CODES", Note, "A code differs from another of the file only in case, or in O and 0, I and 1.";
     FormulaCell, "FORMULA_CELL", Note, "A cell that a spreadsheet would run as a formula; left as it is.";
+    RepeatedCustomer, "REPEATED_CUSTOMER", Note, "The same customer stood earlier in this list.";
+    AlreadyReturned, "ALREADY_RETURNED", Note, "The customer's code had come back to stock before.";
+    HoldStays, "HOLD_STAYS", Note, "The bank is persistent: customers who were not reached keep their code.";
     ShortStock, "SHORT_STOCK", Note, "The bank had no code left for this customer.";
     RejectsCut, "REJECTS_CUT", Note, "More rows are listed than the list takes; the counts are whole.";
 }

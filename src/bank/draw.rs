@@ -1,18 +1,20 @@
-//! Which lots serve a need: earliest end date first, no end date last, then by upload.
+//! Which lots serve a need: earliest end date first, no end date last, then by upload; within a lot what came back first.
 
 use chrono::NaiveDate;
 
-use super::stock::Lot;
+use super::stock::{Lot, Queue};
 
 /// What one lot gives to a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// The lot.
     pub lot_id: i32,
-    /// Where its untouched codes begin.
-    pub next_seq: i32,
+    /// Which of its codes.
+    pub queue: Queue,
+    /// Where the queue's untouched codes begin.
+    pub next: i32,
     /// How many of those are redeemed and will be skipped.
-    pub redeemed_ahead: i32,
+    pub redeemed: i32,
     /// How many codes it gives.
     pub take: u64,
     /// How many customers earlier lots serve.
@@ -23,7 +25,7 @@ impl Part {
     /// The first place that cannot be reached: behind the codes taken and all redeemed ones that may lie among them.
     #[must_use]
     pub fn reach(&self) -> i64 {
-        i64::from(self.next_seq) + i64::try_from(self.take).unwrap_or(i64::MAX) + i64::from(self.redeemed_ahead)
+        i64::from(self.next) + i64::try_from(self.take).unwrap_or(i64::MAX) + i64::from(self.redeemed)
     }
 }
 
@@ -35,16 +37,19 @@ pub fn split(lots: &[Lot], need: u64, open_on: NaiveDate) -> Vec<Part> {
     let mut served = 0;
     let mut parts = Vec::new();
     for lot in ordered {
-        let take = lot.remaining(open_on).min(need - served);
-        if take > 0 {
-            parts.push(Part {
-                lot_id: lot.id,
-                next_seq: lot.next_seq,
-                redeemed_ahead: lot.redeemed_ahead,
-                take,
-                served_before: served,
-            });
-            served += take;
+        if lot.remaining(open_on) == 0 {
+            continue;
+        }
+        let queues = [
+            (Queue::Returned, lot.next_return, lot.returns_redeemed),
+            (Queue::Fresh, lot.next_seq, lot.redeemed_ahead),
+        ];
+        for (queue, next, redeemed) in queues {
+            let take = lot.waiting(queue).min(need - served);
+            if take > 0 {
+                parts.push(Part { lot_id: lot.id, queue, next, redeemed, take, served_before: served });
+                served += take;
+            }
         }
     }
     parts
@@ -56,7 +61,8 @@ mod tests {
 
     fn lot(id: i32, end_date: Option<&str>, remaining: i32) -> Lot {
         let end_date = end_date.map(|date| date.parse().unwrap());
-        Lot { id, end_date, size: remaining + 5, next_seq: 3, redeemed_ahead: 2, void: false }
+        let (size, next_seq, redeemed_ahead, returns, next_return, returns_redeemed) = (remaining + 5, 3, 2, 0, 0, 0);
+        Lot { id, end_date, size, next_seq, redeemed_ahead, returns, next_return, returns_redeemed, void: false }
     }
 
     #[track_caller]
@@ -87,6 +93,21 @@ mod tests {
         check(&lots, 40, &[(3, 10), (2, 10), (4, 10), (1, 10)]);
         check(&lots, 99, &[(3, 10), (2, 10), (4, 10), (1, 10)]);
         check(&[], 5, &[]);
+    }
+
+    #[test]
+    fn what_came_back_first() {
+        let lots = [
+            Lot { returns: 5, next_return: 1, returns_redeemed: 1, ..lot(1, None, 10) },
+            Lot { returns: 2, ..lot(2, Some("2026-04-01"), 3) },
+            Lot { returns: 2, ..lot(3, Some("2026-03-01"), 3) },
+        ];
+        check(&lots, 1, &[(2, 1)]);
+        check(&lots, 4, &[(2, 2), (2, 2)]);
+        check(&lots, 99, &[(2, 2), (2, 3), (1, 3), (1, 10)]);
+        let parts = split(&lots, 99, "2026-03-02".parse().unwrap());
+        let third = parts.get(2).map(|part| (part.queue, part.next, part.redeemed, part.reach()));
+        assert_eq!(third, Some((Queue::Returned, 1, 1, 1 + 3 + 1)));
     }
 
     #[test]

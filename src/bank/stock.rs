@@ -17,6 +17,12 @@ pub struct Lot {
     pub next_seq: i32,
     /// Codes from `next_seq` on that are redeemed already.
     pub redeemed_ahead: i32,
+    /// How many of its codes ever came back to stock: a second queue beside the first.
+    pub returns: i32,
+    /// The first place of that queue that is not handed out again.
+    pub next_return: i32,
+    /// Returned codes from `next_return` on that are redeemed already.
+    pub returns_redeemed: i32,
     /// Whether its upload was undone.
     pub void: bool,
 }
@@ -28,9 +34,27 @@ impl Lot {
         if self.void || !window::is_open(self.end_date, open_on) {
             return 0;
         }
-        let rest = i64::from(self.size) - i64::from(self.next_seq) - i64::from(self.redeemed_ahead);
-        u64::try_from(rest).unwrap_or(0)
+        self.waiting(Queue::Returned) + self.waiting(Queue::Fresh)
     }
+
+    /// Codes of one queue that are not redeemed, whether or not the lot is open.
+    #[must_use]
+    pub fn waiting(&self, queue: Queue) -> u64 {
+        let (length, next, redeemed) = match queue {
+            Queue::Returned => (self.returns, self.next_return, self.returns_redeemed),
+            Queue::Fresh => (self.size, self.next_seq, self.redeemed_ahead),
+        };
+        u64::try_from(i64::from(length) - i64::from(next) - i64::from(redeemed)).unwrap_or(0)
+    }
+}
+
+/// The two queues of a lot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Codes that came back: handed out again first.
+    Returned,
+    /// Codes that were never handed out.
+    Fresh,
 }
 
 /// Codes that a whole bank can still hand out.
@@ -44,7 +68,9 @@ mod tests {
     use super::*;
 
     fn lot(end_date: Option<&str>, size: i32, next_seq: i32, redeemed_ahead: i32) -> Lot {
-        Lot { id: 1, end_date: end_date.map(|date| date.parse().unwrap()), size, next_seq, redeemed_ahead, void: false }
+        let end_date = end_date.map(|date| date.parse().unwrap());
+        let (returns, next_return, returns_redeemed) = (0, 0, 0);
+        Lot { id: 1, end_date, size, next_seq, redeemed_ahead, returns, next_return, returns_redeemed, void: false }
     }
 
     #[track_caller]
@@ -60,6 +86,9 @@ mod tests {
         check(&lot(Some("2026-03-02"), 100, 40, 0), 60);
         check(&lot(Some("2026-03-01"), 100, 40, 0), 0);
         check(&Lot { void: true, ..lot(None, 100, 40, 0) }, 0);
+        check(&Lot { returns: 9, next_return: 4, returns_redeemed: 2, ..lot(None, 100, 40, 7) }, 56);
+        check(&Lot { returns: 9, ..lot(Some("2026-03-01"), 100, 40, 0) }, 0);
+        check(&Lot { returns: 9, void: true, ..lot(None, 100, 40, 0) }, 0);
     }
 
     #[test]

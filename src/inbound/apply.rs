@@ -2,6 +2,7 @@
 //! file has verified one set-based statement moves them into the banks.
 
 mod coupons;
+mod not_sent;
 mod recipients;
 mod redemptions;
 mod run;
@@ -13,22 +14,21 @@ use serde::Serialize;
 
 use super::Work;
 use super::error::InboundError;
+use super::mended::Source;
 use super::tally::Tally;
-use crate::plaintext::{Plaintext, RecordReader};
+use crate::plaintext::RecordReader;
 use crate::reason::{Finding, Reason};
 use crate::spool::Kind;
 use crate::store::{StoreError, Transaction, banks, uploads};
 
 /// The rows of an upload.
-pub(super) type Rows = RecordReader<Plaintext>;
+pub(super) type Rows = RecordReader<Source>;
 
 /// What an upload did, or would do in a dry run.
 #[derive(Debug, Default)]
 pub struct Effect {
     /// Per bank, by name.
     pub banks: Vec<BankEffect>,
-    /// Whether the first row was a header.
-    pub header: Option<bool>,
 }
 
 /// What an upload did to one bank.
@@ -40,7 +40,7 @@ pub struct BankEffect {
     pub before: i64,
     /// Remaining codes after.
     pub after: i64,
-    /// Codes added (coupons) or redeemed (redemptions).
+    /// Codes added (coupons), redeemed (redemptions), or come back to stock (a not-sent list).
     pub accepted: i64,
     /// Of the redeemed codes, those that nobody had been given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,7 +60,10 @@ pub(super) fn apply(
     match work.place.kind {
         Kind::Coupons => coupons::apply(transaction, work, rows, tally),
         Kind::Redemptions => redemptions::apply(transaction, work, rows, tally),
-        Kind::Recipients => recipients::apply(transaction, work, rows, tally),
+        Kind::Recipients => match work.file_name.not_sent {
+            Some(batch_id) => not_sent::apply(transaction, work, rows, tally, batch_id),
+            None => recipients::apply(transaction, work, rows, tally),
+        },
     }
 }
 
@@ -91,8 +94,10 @@ fn stop_if_repeated(transaction: &mut Transaction, work: &Work<'_>, rows: &Rows)
         return Err(StoreError::Missing { what: "the end of the file".to_owned() }.into());
     };
     // A repeated recipients list is a new batch from the next day on.
-    let on = (work.place.kind == Kind::Recipients).then_some(work.claimed.business_date);
-    match uploads::repeated(transaction, work.claimed, &summary.sha256, on)? {
+    let returns_batch = work.file_name.not_sent;
+    let list = work.place.kind == Kind::Recipients && returns_batch.is_none();
+    let on = list.then_some(work.claimed.business_date);
+    match uploads::repeated(transaction, work.claimed, &summary.sha256, on, returns_batch)? {
         Some(earlier) => Err(InboundError::Repeat(earlier)),
         None => Ok(()),
     }

@@ -15,6 +15,7 @@ mod apply;
 mod error;
 mod kinds;
 mod lease;
+mod mended;
 mod receive_local;
 mod report;
 mod tally;
@@ -31,9 +32,9 @@ use crate::error_chain::chain;
 use crate::openpgp::{Certificate, Keyring};
 use crate::plaintext::{self, RecordReader, Terms};
 use crate::reason::{Finding, Reason};
-use crate::spool::{FileName, Layout, Place, PreparedReport, tree};
+use crate::spool::{FileName, Kind, Layout, Place, PreparedReport, tree};
 use crate::store::uploads::{self, ClaimedUpload, Finish, FinishedUpload, Verdict};
-use crate::store::{Store, StoreError};
+use crate::store::{Changed, Store, StoreError};
 use crate::telemetry::Metrics;
 
 use apply::Rows;
@@ -137,7 +138,7 @@ impl Inbound {
                 self.count(namespace, claimed, &finished);
                 self.publish(claimed.namespace_id, &layout, &finished)?;
                 self.applied.ring();
-                Ok(())
+                self.refresh_statistics(claimed, &finished)
             }
             Ok(Err(RetryCause::Store(StoreError::LeaseLost { .. }))) => Ok(()),
             Ok(Err(cause)) => {
@@ -149,6 +150,18 @@ impl Inbound {
                 self.defer(claimed)
             }
         }
+    }
+
+    fn refresh_statistics(&self, claimed: &ClaimedUpload, finished: &FinishedUpload) -> Result<(), StoreError> {
+        let changed = match claimed.kind() {
+            Some(Kind::Coupons) => Changed::Coupons,
+            Some(Kind::Redemptions) => Changed::Redemptions,
+            Some(Kind::Recipients) | None => return Ok(()),
+        };
+        let applied = finished.state == Verdict::Applied.as_str();
+        // A guess by size is good enough here, and needs no count to be carried along: a row has ten bytes or more.
+        let rows = if applied { u64::try_from(claimed.bytes / 10).unwrap_or_default() } else { 0 };
+        self.store.refresh_statistics(changed, rows)
     }
 
     fn count(&self, namespace: &Namespace, claimed: &ClaimedUpload, finished: &FinishedUpload) {
@@ -178,7 +191,7 @@ impl Inbound {
             limits: &settings.limits,
             layout: &layout,
             place: Place { kind, target: Name::parse(&claimed.target).ok(), dry_run: claimed.dry_run },
-            file_name: FileName { stem: String::new(), until: None, proof: false, rows: None },
+            file_name: FileName::default(),
             now: self.clock.now(),
         };
         let prepared = PreparedReport::new(&layout, claimed.id);
@@ -194,7 +207,10 @@ impl Inbound {
                 return self.conclude(&work, &prepared, tally, None, &Ending::Refused(Verdict::Rejected, finding));
             }
         };
-        let mut rows = self.open(&work)?;
+        let mut rows = match self.open(&work) {
+            Ok(rows) => rows,
+            Err(error) => return self.conclude(&work, &prepared, tally, None, &stopped(&work, error)?),
+        };
         match self.apply(&work, &prepared, &mut rows, &mut tally) {
             Ok(finished) => Ok(finished),
             Err(error) => {
@@ -205,11 +221,12 @@ impl Inbound {
         }
     }
 
-    fn open(&self, work: &Work<'_>) -> Result<Rows, RetryCause> {
+    fn open(&self, work: &Work<'_>) -> Result<Rows, InboundError> {
         let file = std::fs::File::open(work.layout.incoming_file(work.claimed.id))?;
         let mut signers = Vec::new();
         for path in &work.namespace.openpgp.signers {
-            signers.extend(Certificate::load(path).map_err(|error| RetryCause::Certificate(error.into()))?);
+            let loaded = Certificate::load(path).map_err(|error| RetryCause::Certificate(error.into()));
+            signers.extend(loaded.map_err(InboundError::Retry)?);
         }
         let terms = Terms {
             keyring: Arc::clone(&self.keyring),
@@ -218,7 +235,14 @@ impl Inbound {
             limits: work.limits.clone(),
             now: work.now,
         };
-        Ok(RecordReader::new(plaintext::open(file, terms), work.limits.row_bytes))
+        let columns = || match work.file_name.rejects_of {
+            Some(earlier) => {
+                Ok(report::columns(self.store.upload_report(work.claimed.namespace_id, earlier)?.as_deref()))
+            }
+            None => Ok(None),
+        };
+        let source = mended::source(plaintext::open(file, terms), work.limits.row_bytes, columns)?;
+        Ok(RecordReader::new(source, work.limits.row_bytes))
     }
 
     /// The one transaction. Dry runs, repeats and refusals leave it by an error, so that it is rolled back.
@@ -308,8 +332,12 @@ fn write_report(
     content: Option<Content>,
     ending: &Ending,
 ) -> Result<String, std::io::Error> {
-    let (rows, warnings) = tally.finish()?;
-    let report = report::render(work, ending, content, rows, warnings)?;
+    let mut counted = tally.finish()?;
+    // Counted while reading, before it was known that nothing comes of them.
+    if !matches!(ending, Ending::Effect(..)) {
+        counted.rows.accepted = 0;
+    }
+    let report = report::render(work, ending, content, counted)?;
     prepared.write_report(&report)?;
     Ok(report)
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::Work;
 use super::apply::{BankEffect, Effect};
-use super::tally::{RowCounts, Warning};
+use super::tally::{Counted, RowCounts, Warning};
 use crate::reason::Finding;
 use crate::spool::Kind;
 use crate::store::uploads::Verdict;
@@ -32,6 +32,8 @@ pub struct Report<'a> {
     plaintext_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     header: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    columns: Option<Vec<String>>,
     rows: RowCounts,
     banks: Vec<BankEffect>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,17 +94,13 @@ pub fn render(
     work: &Work<'_>,
     ending: &Ending,
     content: Option<Content>,
-    rows: RowCounts,
-    warnings: Vec<Warning>,
+    Counted { rows, warnings, columns }: Counted,
 ) -> serde_json::Result<String> {
     let target = work.place.target.as_ref().map(crate::config::Name::as_str);
     let recipients = work.place.kind == Kind::Recipients;
-    let (mut header, mut banks, mut repeats_upload, mut refused) = (None, Vec::new(), None, None);
+    let (mut banks, mut repeats_upload, mut refused) = (Vec::new(), None, None);
     match ending {
-        Ending::Effect(_, effect) => {
-            header = effect.header;
-            banks.clone_from(&effect.banks);
-        }
+        Ending::Effect(_, effect) => banks.clone_from(&effect.banks),
         Ending::Refused(_, finding) => {
             refused = Some(Refused {
                 reason: finding.reason.as_str(),
@@ -126,7 +124,8 @@ pub fn render(
         sha256: content.map(|content| hex(&content.sha256)),
         bytes: work.claimed.bytes,
         plaintext_bytes: content.map(|content| content.bytes),
-        header,
+        header: columns.as_ref().map(|columns| !columns.is_empty()),
+        columns: columns.filter(|columns| !columns.is_empty()),
         rows,
         banks,
         repeats_upload,
@@ -136,6 +135,18 @@ pub fn render(
         finished_at: instant(work.now),
     };
     serde_json::to_string_pretty(&report).map(|json| json + "\n")
+}
+
+/// The columns that the upload with this report had: empty without a header, `None` when that is not known.
+#[must_use]
+pub fn columns(report: Option<&str>) -> Option<Vec<String>> {
+    #[derive(serde::Deserialize)]
+    struct Known {
+        header: Option<bool>,
+        columns: Option<Vec<String>>,
+    }
+    let known: Known = serde_json::from_str(report?).ok()?;
+    known.columns.or_else(|| known.header.is_some().then(Vec::new))
 }
 
 fn instant(at: DateTime<Utc>) -> String {

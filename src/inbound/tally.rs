@@ -6,7 +6,7 @@ use std::io;
 use serde::Serialize;
 
 use crate::config::RejectLimit;
-use crate::plaintext::Notes;
+use crate::plaintext::{Notes, Record};
 use crate::reason::{Finding, Reason};
 use crate::spool::RejectsWriter;
 
@@ -38,6 +38,17 @@ pub struct Warning {
     pub count: u64,
 }
 
+/// What was counted, for the report.
+#[derive(Clone, Debug, Default)]
+pub struct Counted {
+    /// Rows.
+    pub rows: RowCounts,
+    /// Warnings by reason.
+    pub warnings: Vec<Warning>,
+    /// The header as it stood; empty: there was none; `None`: no row was read.
+    pub columns: Option<Vec<String>>,
+}
+
 /// Counts while rows are read.
 #[derive(Debug)]
 pub struct Tally {
@@ -45,6 +56,8 @@ pub struct Tally {
     pub rows: RowCounts,
     warnings: BTreeMap<Reason, Warning>,
     first_reject: Option<Finding>,
+    /// The header as it stood; empty: there was none; `None`: no row was read.
+    columns: Option<Vec<String>>,
     rejects: RejectsWriter,
     listed: u64,
     limit: RejectLimit,
@@ -57,7 +70,15 @@ impl Tally {
     /// Starts counting; rejected rows go to `rejects`.
     #[must_use]
     pub fn new(rejects: RejectsWriter, limit: RejectLimit) -> Self {
-        Self { rows: RowCounts::default(), warnings: BTreeMap::new(), first_reject: None, rejects, listed: 0, limit }
+        Self {
+            rows: RowCounts::default(),
+            warnings: BTreeMap::new(),
+            first_reject: None,
+            columns: None,
+            rejects,
+            listed: 0,
+            limit,
+        }
     }
 
     /// Rejects one row.
@@ -87,6 +108,11 @@ impl Tally {
     #[must_use]
     pub fn listed(&self) -> u64 {
         self.listed
+    }
+
+    /// Notes the first row: a header, or already data.
+    pub fn begin(&mut self, first: &Record<'_>, header: bool) {
+        self.columns = Some(if header { first.fields().map(ToOwned::to_owned).collect() } else { Vec::new() });
     }
 
     /// Adds `count` findings of the same kind as a warning; the message of the first stays.
@@ -157,9 +183,10 @@ impl Tally {
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn finish(&mut self) -> io::Result<(RowCounts, Vec<Warning>)> {
+    pub fn finish(&mut self) -> io::Result<Counted> {
         self.rejects.sync()?;
-        Ok((self.rows, self.warnings.values().cloned().collect()))
+        let warnings = self.warnings.values().cloned().collect();
+        Ok(Counted { rows: self.rows, warnings, columns: self.columns.clone() })
     }
 }
 

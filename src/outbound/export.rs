@@ -59,8 +59,7 @@ impl Outbound {
     /// Writes the batch's files. `recipients` is the list as loaded for the draw, where this run made it.
     pub(super) fn export(&self, job: &Job<'_>, recipients: Option<Recipients>) -> Result<Exported, OutboundError> {
         durable::make_directory(&job.layout.prepared()).map_err(job.disk())?;
-        let certificate = job.namespace.campaigns.get(&job.campaign).and_then(|campaign| campaign.encrypt_to.as_ref());
-        let seal = certificate.map(|path| self.seals.prepare(path)).transpose()?;
+        let seal = self.seal(job)?;
         let Some(draw) = job.batch.draw else {
             return self.merge(job, seal.as_deref(), std::iter::empty());
         };
@@ -77,6 +76,12 @@ impl Outbound {
             hold_channel: job.batch.hold_channel.as_deref().unwrap_or_default(),
         })?;
         self.merge(job, seal.as_deref(), got)
+    }
+
+    /// What the campaign's files are encrypted with, if they are.
+    pub(super) fn seal(&self, job: &Job<'_>) -> Result<Option<Box<dyn Seal>>, OutboundError> {
+        let certificate = job.namespace.campaigns.get(&job.campaign).and_then(|campaign| campaign.encrypt_to.as_ref());
+        Ok(certificate.map(|path| self.seals.prepare(path)).transpose()?)
     }
 
     fn merge(
@@ -208,7 +213,7 @@ impl<I: Iterator<Item = Result<Got, StoreError>>> Merge<'_, I> {
 }
 
 /// One prepared file, encrypted or not.
-struct OutFile<'s> {
+pub(super) struct OutFile<'s> {
     batch: i64,
     name: String,
     prepared: Shared,
@@ -254,7 +259,7 @@ impl Write for Body<'_> {
 }
 
 impl<'s> OutFile<'s> {
-    fn create(job: &Job<'_>, seal: Option<&'s dyn Seal>, extension: &str) -> Result<Self, OutboundError> {
+    pub(super) fn create(job: &Job<'_>, seal: Option<&'s dyn Seal>, extension: &str) -> Result<Self, OutboundError> {
         let sealed = if seal.is_some() { ".pgp" } else { "" };
         let name = format!("{}.{extension}{sealed}", job.file_stem());
         let file = Prepared::create(&job.prepared_path(&name)).map_err(job.disk())?;
@@ -267,7 +272,11 @@ impl<'s> OutFile<'s> {
         Ok(Self { batch: job.batch.claim.id, name, prepared, csv })
     }
 
-    fn write<'r>(&mut self, fields: impl Iterator<Item = &'r str>, more: &[&'r str]) -> Result<(), OutboundError> {
+    pub(super) fn write<'r>(
+        &mut self,
+        fields: impl Iterator<Item = &'r str>,
+        more: &[&'r str],
+    ) -> Result<(), OutboundError> {
         let batch = self.batch;
         let disk = move |error: csv::Error| OutboundError::Disk { batch, source: error.into() };
         for field in fields.chain(more.iter().copied()) {
@@ -276,7 +285,7 @@ impl<'s> OutFile<'s> {
         self.csv.write_record(None::<&[u8]>).map_err(disk)
     }
 
-    fn finish(self, rows: u64) -> Result<ListedFile, OutboundError> {
+    pub(super) fn finish(self, rows: u64) -> Result<ListedFile, OutboundError> {
         let batch = self.batch;
         let disk = move |source: io::Error| OutboundError::Disk { batch, source };
         let body = self.csv.into_inner().map_err(|error| disk(io::Error::other(error.to_string())))?;

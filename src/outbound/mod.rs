@@ -7,6 +7,7 @@
 //! waiting    `gate`     redemptions are stale, or stock is short; looks again every few seconds
 //! assigned   `assign`   one transaction: codes handed out, counters moved, everything recorded
 //! exported   `deliver`  its files are in `/assignments/<campaign>/`, the manifest last
+//! collected  `collect`  the manifest and every file that it lists were fetched
 //! ```
 //! Several daemons may share a store and a spool. Who works on a batch holds a lease with a fencing number (`lease`);
 //! every durable step checks it. Killed at any moment, the next run goes on from the state in the store:
@@ -15,11 +16,16 @@
 //!   the list (`export`) out of sight; then their hashes are recorded as the manifest; only then is the first of them
 //!   published. So a file that is published is never written again, even where encryption makes other bytes each time.
 //!
+//! For a day after `assigned`, codes of the batch that are redeemed meanwhile are listed in a file of their own
+//! (`corrections`), which is no part of the manifest.
+//!
 //! Points at which a test ends the process (feature `failpoints`): `outbound-before-assign`, `outbound-after-assign`,
 //! `outbound-after-export`, `outbound-after-record`, `outbound-between-files`, `outbound-before-manifest`,
 //! `outbound-after-manifest`.
 
 mod assign;
+mod collect;
+mod corrections;
 mod deliver;
 mod doors;
 mod due;
@@ -35,6 +41,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+pub use collect::{Download, collect};
 pub use doors::{ListError, Lists, Seal, SealError, Sealed, Seals};
 pub use due::make_due_now;
 pub use error::{Act, OutboundError};
@@ -77,6 +84,15 @@ struct Job<'a> {
     layout: Layout,
     campaign: Name,
     batch: ClaimedBatch,
+}
+
+impl<'a> Job<'a> {
+    fn new(settings: &'a Settings, namespace: &'a Namespace, batch: ClaimedBatch) -> Result<Self, OutboundError> {
+        let campaign = Name::parse(&batch.campaign)
+            .map_err(|_| OutboundError::NotConfigured { what: format!("campaign `{}`", batch.campaign) })?;
+        let layout = Layout::new(&settings.state_dir, &namespace.name);
+        Ok(Self { settings, namespace, layout, campaign, batch })
+    }
 }
 
 /// What the assign stage came to.
@@ -134,6 +150,7 @@ impl Outbound {
             let Some(batch) = self.store.claim_batch(namespace_id, now, now + lease)? else { break };
             self.work(settings, namespace, batch);
         }
+        self.correct(settings, namespace, namespace_id)?;
         let open = self.store.next_batch_at(namespace_id)?;
         Ok(firing.into_iter().chain(open).min())
     }
@@ -155,10 +172,7 @@ impl Outbound {
 
     /// The stages in order.
     fn run(&self, settings: &Settings, namespace: &Namespace, batch: ClaimedBatch) -> Result<(), OutboundError> {
-        let campaign = Name::parse(&batch.campaign)
-            .map_err(|_| OutboundError::NotConfigured { what: format!("campaign `{}`", batch.campaign) })?;
-        let layout = Layout::new(&settings.state_dir, &namespace.name);
-        let mut job = Job { settings, namespace, layout, campaign, batch };
+        let mut job = Job::new(settings, namespace, batch)?;
         let mut recipients = None;
         if job.batch.progress != Progress::Assigned {
             match self.assign(&job)? {

@@ -170,6 +170,8 @@ async fn serve(
         tracing::debug!(%source, %error, "connection lost at once");
         return;
     }
+    let _open = shared.metrics.session();
+    let mut counted = (0, 0);
     let ticket = Arc::new(Mutex::new(ticket));
     let at_login = Arc::clone(&ticket);
     let logged_in = Box::new(move || at_login.lock().unwrap_or_else(PoisonError::into_inner).logged_in());
@@ -189,6 +191,7 @@ async fn serve(
         tokio::select! {
             result = &mut drive => break result,
             _ = ticks.tick(), if ended_for.is_none() => {
+                count_bytes(&shared, &progress, &mut counted);
                 ended_for = reason_to_end(&shared, &connection, &progress);
                 if ended_for.is_some() {
                     end.cancel();
@@ -197,6 +200,7 @@ async fn serve(
         }
     };
     end.cancel();
+    count_bytes(&shared, &progress, &mut counted);
     for channel in connection.channels() {
         channel.inbox.close();
         channel.engine.lock().await.abandon().await;
@@ -209,6 +213,14 @@ async fn serve(
         received = progress.received.load(Ordering::Relaxed), sent = progress.sent.load(Ordering::Relaxed),
         "disconnected"
     );
+}
+
+/// Adds what came and went since it was `counted` last.
+fn count_bytes(shared: &Shared, progress: &Progress, counted: &mut (u64, u64)) {
+    let now = (progress.received.load(Ordering::Relaxed), progress.sent.load(Ordering::Relaxed));
+    shared.metrics.received(now.0.saturating_sub(counted.0));
+    shared.metrics.sent(now.1.saturating_sub(counted.1));
+    *counted = now;
 }
 
 fn reason_to_end(shared: &Shared, connection: &Connection, progress: &Progress) -> Option<&'static str> {

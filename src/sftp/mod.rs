@@ -38,6 +38,7 @@ use crate::clock::Clock;
 use crate::config::{LiveSettings, Name};
 use crate::spool::Reception;
 use crate::store::Store;
+use crate::telemetry::Metrics;
 
 /// A finished download of an outbound file: read to its end, then closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +70,8 @@ pub struct Parts {
     pub host_keys: HostKeys,
     /// Told about every finished download.
     pub collected: Collected,
+    /// What is counted.
+    pub metrics: Metrics,
     /// How long a stop waits for sessions that have files open.
     pub drain: Duration,
 }
@@ -90,6 +93,7 @@ struct Shared {
     reception: Arc<Reception>,
     clock: Clock,
     collected: Collected,
+    metrics: Metrics,
     passwords: auth::Passwords,
     started: DateTime<Utc>,
     stopping: AtomicBool,
@@ -129,6 +133,7 @@ impl Endpoint {
             reception: parts.reception,
             clock: parts.clock,
             collected: parts.collected,
+            metrics: parts.metrics,
             passwords: auth::Passwords::new(),
             stopping: AtomicBool::new(false),
         });

@@ -161,6 +161,7 @@ impl SshSession {
     }
 
     fn refuse(&self, user: &str, method: &'static str) -> Auth {
+        self.shared.metrics.auth_failure(method);
         tracing::warn!(
             user = %user.escape_debug(), source = %self.connection.source, method, "login refused"
         );

@@ -5,7 +5,7 @@ use chrono::NaiveDate;
 use crate::reason::{Finding, Reason};
 
 /// A file name, read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileName {
     /// The name up to the first dot.
     pub stem: String,
@@ -13,20 +13,24 @@ pub struct FileName {
     pub until: Option<NaiveDate>,
     /// `proof`: a batch of test sends.
     pub proof: bool,
-    /// `rows-N`: the file must hold exactly that many rows.
+    /// `rows-N`: the file must hold exactly that many rows. Not asked of a rejects file, which keeps the name.
     pub rows: Option<u64>,
+    /// `<upload id>.rejects`: the upload whose rejects file this is.
+    pub rejects_of: Option<i64>,
+    /// `not-sent` behind a batch's number: customers of that batch who were not reached.
+    pub not_sent: Option<i64>,
 }
 
 impl FileName {
     /// Reads `name`. Tokens that are none of ours are just part of the name.
     ///
     /// # Errors
-    /// A [`Reason::BadNameToken`] for `until-` without a date or `rows-` without a number: guessing would give every row
-    /// a wrong end date.
+    /// A [`Reason::BadNameToken`] for `until-` without a date, `rows-` without a number or `not-sent` without a batch:
+    /// guessing would give every row a wrong end date.
     pub fn parse(name: &str) -> Result<Self, Finding> {
         let mut parts = name.split('.');
-        let mut read =
-            Self { stem: parts.next().unwrap_or_default().to_owned(), until: None, proof: false, rows: None };
+        let mut read = Self { stem: parts.next().unwrap_or_default().to_owned(), ..Self::default() };
+        let mut before = None;
         for token in parts {
             if let Some(date) = token.strip_prefix("until-") {
                 read.until = Some(parse_date(date).ok_or_else(|| bad(token, "a date as until-YYYY-MM-DD"))?);
@@ -34,7 +38,17 @@ impl FileName {
                 read.rows = Some(rows.parse().map_err(|_| bad(token, "a number as rows-100000"))?);
             } else if token == "proof" {
                 read.proof = true;
+            } else if token == "rejects" {
+                read.rejects_of = before.and_then(|before: &str| before.parse().ok());
+            } else if token == "not-sent" {
+                let batch = before.and_then(|before: &str| before.parse().ok());
+                read.not_sent =
+                    Some(batch.ok_or_else(|| bad(token, "behind a batch's number as list.17.not-sent.csv"))?);
             }
+            before = Some(token);
+        }
+        if read.rejects_of.is_some() {
+            read.rows = None;
         }
         Ok(read)
     }
@@ -62,7 +76,7 @@ mod tests {
     fn check(name: &str, stem: &str, until: Option<&str>, proof: bool, rows: Option<u64>) {
         let read = FileName::parse(name).unwrap();
         let until = until.map(|date| parse_date(date).unwrap());
-        assert_eq!(read, FileName { stem: stem.to_owned(), until, proof, rows }, "{name}");
+        assert_eq!(read, FileName { stem: stem.to_owned(), until, proof, rows, ..FileName::default() }, "{name}");
     }
 
     #[test]
@@ -78,10 +92,32 @@ mod tests {
     }
 
     #[test]
+    fn a_rejects_file_says_what_it_is_of() {
+        let read = FileName::parse("list.rows-5.csv.12.rejects.csv").unwrap();
+        assert_eq!((read.stem.as_str(), read.rejects_of, read.rows), ("list", Some(12), None));
+        assert_eq!(FileName::parse("my.rejects.csv").unwrap().rejects_of, None);
+    }
+
+    #[test]
+    fn a_not_sent_list_names_its_batch() {
+        let batch = |name| FileName::parse(name).unwrap().not_sent;
+        assert_eq!(batch("list.17.not-sent.csv"), Some(17));
+        assert_eq!(batch("list.17.not-sent.rows-2.csv.pgp"), Some(17));
+        assert_eq!(batch("not-sent.csv"), None);
+        assert_eq!(batch("list.17.csv"), None);
+    }
+
+    #[test]
     fn slips_are_refused() {
-        for name in
-            ["a.until-2026-02-30.csv", "a.until-soon.csv", "a.until-2026-1-5.csv", "a.rows-many.csv", "a.rows-.csv"]
-        {
+        for name in [
+            "a.until-2026-02-30.csv",
+            "a.until-soon.csv",
+            "a.until-2026-1-5.csv",
+            "a.rows-many.csv",
+            "a.rows-.csv",
+            "list.not-sent.csv",
+            "list.x.not-sent.csv",
+        ] {
             assert_eq!(FileName::parse(name).unwrap_err().reason, Reason::BadNameToken, "{name}");
         }
     }

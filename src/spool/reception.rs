@@ -182,7 +182,15 @@ impl Reception {
         let id = self.store.begin_receiving(spot, &session, self.clock.now())?;
         fail::fail_point!("reception::begun");
         let path = self.layout(&sender.namespace).incoming_file(id);
-        let file = create(&path)?;
+        let file = match create(&path) {
+            // A row is begun without waiting for the disk; a crash of the database loses it, and may give its number anew.
+            // What lies there belongs to no upload: to resume it would mix two clients' files.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                std::fs::remove_file(&path)?;
+                create(&path)?
+            }
+            created => created?,
+        };
         Ok(self.receiving(sender, spot, (id, session), (path, file), 0))
     }
 

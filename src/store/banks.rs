@@ -42,7 +42,7 @@ pub struct Stock {
     /// Codes ever added.
     #[diesel(sql_type = BigInt)]
     pub size: i64,
-    /// Codes handed out or skipped because they were redeemed.
+    /// Codes handed out, or skipped because they were redeemed; what came back is in stock again.
     #[diesel(sql_type = BigInt)]
     pub handed_out: i64,
     /// Codes that can still be handed out; 0 once the window is over.
@@ -52,6 +52,11 @@ pub struct Stock {
     #[diesel(sql_type = Bool)]
     pub open: bool,
 }
+
+/// Codes of the lot `l` that are neither handed out nor redeemed: of those never handed out, and of those that came back.
+/// While its window is open and it is not void, that is what remains. The one place where counts in SQL get it from.
+pub(super) const WAITING: &str =
+    "(l.size - l.next_seq - l.redeemed_ahead + l.returns - l.next_return - l.returns_redeemed)";
 
 /// A declared bank differs from what its codes were handed out under.
 #[derive(Debug, thiserror::Error)]
@@ -112,15 +117,15 @@ impl Store {
     /// Any [`StoreError`] of the statement.
     pub fn stock(&self, namespace_id: i32, open_from: NaiveDate) -> Result<Vec<Stock>, StoreError> {
         let mut connection = self.connection()?;
-        Ok(diesel::sql_query(
+        Ok(diesel::sql_query(format!(
             "SELECT b.name AS bank, l.end_date, coalesce(sum(l.size), 0)::bigint AS size, \
-                 coalesce(sum(l.next_seq), 0)::bigint AS handed_out, \
-                 coalesce(sum(l.size - l.next_seq - l.redeemed_ahead) FILTER (WHERE l.voided_at IS NULL \
+                 coalesce(sum(l.size - l.redeemed_ahead - {WAITING}), 0)::bigint AS handed_out, \
+                 coalesce(sum{WAITING} FILTER (WHERE l.voided_at IS NULL \
                      AND (l.end_date IS NULL OR l.end_date >= $2)), 0)::bigint AS remaining, \
                  (l.end_date IS NULL OR l.end_date >= $2) AS open \
              FROM bank AS b LEFT JOIN lot AS l ON l.namespace_id = b.namespace_id AND l.bank_id = b.id \
              WHERE b.namespace_id = $1 GROUP BY b.name, l.end_date ORDER BY b.name, l.end_date NULLS LAST",
-        )
+        ))
         .bind::<Integer, _>(namespace_id)
         .bind::<Date, _>(open_from)
         .load(&mut connection)?)
@@ -283,10 +288,11 @@ pub fn remaining(
         #[diesel(sql_type = BigInt)]
         remaining: i64,
     }
-    let remaining: Vec<Remaining> = diesel::sql_query(
-        "SELECT bank_id, sum(size - next_seq - redeemed_ahead)::bigint AS remaining FROM lot \
-         WHERE namespace_id = $1 AND voided_at IS NULL AND (end_date IS NULL OR end_date >= $2) GROUP BY bank_id",
-    )
+    let remaining: Vec<Remaining> = diesel::sql_query(format!(
+        "SELECT l.bank_id, sum{WAITING}::bigint AS remaining FROM lot AS l \
+         WHERE l.namespace_id = $1 AND l.voided_at IS NULL AND (l.end_date IS NULL OR l.end_date >= $2) \
+         GROUP BY l.bank_id",
+    ))
     .bind::<Integer, _>(namespace_id)
     .bind::<Date, _>(open_from)
     .load(connection)?;

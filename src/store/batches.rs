@@ -222,6 +222,7 @@ impl Store {
             .filter(upload::kind.eq("recipients"))
             .filter(upload::state.eq("applied"))
             .filter(upload::dry_run.eq(false))
+            .filter(upload::returns_batch.is_null())
             .filter(diesel::dsl::not(diesel::dsl::exists(batched)))
             .order((upload::received_at, upload::id))
             .select((

@@ -2,7 +2,8 @@
 //!
 //! No coupon row is locked or updated. The bank's row is locked, so that batches of one bank follow one another and a
 //! customer in two of them gets the same code; then its lots, in the order of their ids. Each lot's next codes are taken
-//! as a range, redeemed ones left out, and joined to the customers by number. The lot's counters move exactly as far.
+//! as a range, redeemed ones left out, and joined to the customers by number. The lot's counters move exactly as far. Codes
+//! that came back to stock ([`super::returns`]) are a second range of the lot, and go first.
 //!
 //! Whoever applies redemptions must lock the lots (in the order of bank and id) in a statement before the one that counts
 //! what is redeemed ahead of `next_seq`: then the counters are exact whichever of the two commits first.
@@ -19,7 +20,7 @@ use super::recipients::Recipients;
 use super::schema::{bank, batch, lot};
 use super::{Store, StoreError};
 use crate::bank::draw::{Part, split};
-use crate::bank::stock::{self, Lot};
+use crate::bank::stock::{self, Lot, Queue};
 
 /// What a draw is made under.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +126,25 @@ WITH given AS (
     RETURNING a.seq)
 SELECT count(*) AS taken, max(g.seq) AS last FROM given g";
 
+/// The same from the codes of the lot that came back. Each one's turn is one higher than when it came back, which the
+/// unique index on `assignment` lets happen once.
+const TAKE_RETURNED: &str = "
+WITH picked AS MATERIALIZED (
+    SELECT k.place, k.seq, k.turn, k.code, row_number() OVER (ORDER BY k.place) AS nth
+    FROM (SELECT t.place, t.seq, t.turn, t.code FROM returned t
+          WHERE t.namespace_id = $1 AND t.bank_id = $2 AND t.lot_id = $6 AND t.place >= $7 AND t.place < $8
+            AND NOT EXISTS (SELECT FROM redemption r WHERE r.namespace_id = $1 AND r.code = t.code)) k),
+given AS (
+    INSERT INTO assignment AS a
+        (namespace_id, bank_id, customer, channel, draw, batch_id, lot_id, seq, outcome, code, turn)
+    SELECT $1, $2, n.customer, $3, $4, $5, $6, p.seq, n.outcome, p.code, (p.turn + 1)::smallint
+    FROM picked p
+    JOIN needer n ON n.rank = p.nth + $9
+    WHERE p.nth <= $10 AND n.rank > $9 AND n.rank <= $9 + $10
+    ORDER BY n.customer
+    RETURNING a.seq)
+SELECT (SELECT count(*) FROM given g) AS taken, (SELECT max(p.place) FROM picked p WHERE p.nth <= $10) AS last";
+
 const LEFT_OVER: &str = "
 WITH noted AS (
     INSERT INTO unassigned AS u (namespace_id, batch_id, customer, reason)
@@ -215,22 +235,22 @@ fn find_needers(connection: &mut PgConnection, terms: &DrawTerms<'_>) -> Result<
 }
 
 fn lots(connection: &mut PgConnection, namespace_id: i32, bank_id: i32, lock: bool) -> QueryResult<Vec<Lot>> {
-    type Row = (i32, Option<NaiveDate>, i32, i32, i32, Option<DateTime<Utc>>);
-    let query = lot::table
-        .filter(lot::namespace_id.eq(namespace_id))
-        .filter(lot::bank_id.eq(bank_id))
-        .order(lot::id)
-        .select((lot::id, lot::end_date, lot::size, lot::next_seq, lot::redeemed_ahead, lot::voided_at));
+    type Row = (i32, Option<NaiveDate>, (i32, i32, i32), (i32, i32, i32), Option<DateTime<Utc>>);
+    let query =
+        lot::table.filter(lot::namespace_id.eq(namespace_id)).filter(lot::bank_id.eq(bank_id)).order(lot::id).select((
+            lot::id,
+            lot::end_date,
+            (lot::size, lot::next_seq, lot::redeemed_ahead),
+            (lot::returns, lot::next_return, lot::returns_redeemed),
+            lot::voided_at,
+        ));
     let rows: Vec<Row> = if lock { query.for_update().load(connection)? } else { query.load(connection)? };
     Ok(rows
         .into_iter()
-        .map(|(id, end_date, size, next_seq, redeemed_ahead, voided_at)| Lot {
-            id,
-            end_date,
-            size,
-            next_seq,
-            redeemed_ahead,
-            void: voided_at.is_some(),
+        .map(|(id, end_date, (size, next_seq, redeemed_ahead), returned, voided_at)| {
+            let (returns, next_return, returns_redeemed) = returned;
+            let void = voided_at.is_some();
+            Lot { id, end_date, size, next_seq, redeemed_ahead, returns, next_return, returns_redeemed, void }
         })
         .collect())
 }
@@ -238,14 +258,18 @@ fn lots(connection: &mut PgConnection, namespace_id: i32, bank_id: i32, lock: bo
 /// Takes one lot's part and moves its counters: past the last code taken, and down by the redeemed ones passed over.
 fn take(connection: &mut PgConnection, terms: &DrawTerms<'_>, draw: i32, part: &Part) -> Result<(), Stop> {
     let wanted = i64::try_from(part.take).unwrap_or(i64::MAX);
-    let given: Taken = diesel::sql_query(TAKE)
+    let statement = match part.queue {
+        Queue::Returned => TAKE_RETURNED,
+        Queue::Fresh => TAKE,
+    };
+    let given: Taken = diesel::sql_query(statement)
         .bind::<Integer, _>(terms.claim.namespace_id)
         .bind::<Integer, _>(terms.bank_id)
         .bind::<Text, _>(terms.hold_channel)
         .bind::<Integer, _>(draw)
         .bind::<BigInt, _>(terms.claim.id)
         .bind::<Integer, _>(part.lot_id)
-        .bind::<Integer, _>(part.next_seq)
+        .bind::<Integer, _>(part.next)
         .bind::<BigInt, _>(part.reach())
         .bind::<BigInt, _>(i64::try_from(part.served_before).unwrap_or(i64::MAX))
         .bind::<BigInt, _>(wanted)
@@ -257,16 +281,21 @@ fn take(connection: &mut PgConnection, terms: &DrawTerms<'_>, draw: i32, part: &
         })
     };
     let last = given.last.filter(|_| given.taken == wanted).ok_or_else(differs)?;
-    let passed = i64::from(last) + 1 - i64::from(part.next_seq) - given.taken;
-    let redeemed_ahead = i32::try_from(i64::from(part.redeemed_ahead) - passed).ok().filter(|left| *left >= 0);
-    diesel::update(
+    let passed = i64::from(last) + 1 - i64::from(part.next) - given.taken;
+    let redeemed = i32::try_from(i64::from(part.redeemed) - passed).ok().filter(|left| *left >= 0);
+    let redeemed = redeemed.ok_or_else(differs)?;
+    let row = diesel::update(
         lot::table
             .filter(lot::namespace_id.eq(terms.claim.namespace_id))
             .filter(lot::bank_id.eq(terms.bank_id))
             .filter(lot::id.eq(part.lot_id)),
-    )
-    .set((lot::next_seq.eq(last + 1), lot::redeemed_ahead.eq(redeemed_ahead.ok_or_else(differs)?)))
-    .execute(connection)?;
+    );
+    match part.queue {
+        Queue::Returned => {
+            row.set((lot::next_return.eq(last + 1), lot::returns_redeemed.eq(redeemed))).execute(connection)?
+        }
+        Queue::Fresh => row.set((lot::next_seq.eq(last + 1), lot::redeemed_ahead.eq(redeemed))).execute(connection)?,
+    };
     Ok(())
 }
 

@@ -3,25 +3,32 @@
 //! Calls block; from async code they go through `tokio::task::spawn_blocking`. Every statement names `namespace_id`, so
 //! that the store runs unchanged on Citus; counts come from `RETURNING`, never from the affected-row number.
 
+pub mod alerts;
 pub mod banks;
 pub mod batches;
 mod copy;
+pub mod corrections;
 pub mod coupons;
 pub mod draw;
 pub mod drops;
 mod health;
 pub mod ledger;
+pub mod mails;
 mod namespaces;
+pub mod pickups;
 mod pool;
 pub mod private;
 mod receiving;
 pub mod recipients;
 pub mod redemptions;
+pub mod returns;
 pub mod schema;
+mod statistics;
 pub mod uploads;
 
 pub use pool::{Connection, Store, StoreError, Transaction};
 pub use receiving::{Completed, Renamed, Sent, Spot, Stage};
+pub use statistics::Changed;
 
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 

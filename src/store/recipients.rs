@@ -2,7 +2,6 @@
 //!
 //! Nothing of it outlives the connection's use: a list that is needed again is loaded again.
 
-use std::cell::Cell;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 
@@ -13,6 +12,7 @@ use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::{BigInt, Date, Integer, Nullable, SmallInt, Text};
 
+use super::copy::{Rows, escape};
 use super::{Connection, Store, StoreError};
 
 mod table {
@@ -33,7 +33,11 @@ SET jit = off;
 DROP TABLE IF EXISTS pg_temp.recipient;
 CREATE TEMPORARY TABLE recipient (ordinal bigint NOT NULL, customer text COLLATE \"C\" NOT NULL);";
 
-const CLEAN_UP: &str = "DROP TABLE IF EXISTS pg_temp.recipient; RESET work_mem; RESET jit;";
+const CLEAN_UP: &str = "DROP TABLE IF EXISTS pg_temp.recipient; RESET work_mem; RESET jit; RESET enable_nestloop;";
+
+/// From here on a list is joined as a whole. Right after a large upload the planner may still take the bank for a handful
+/// of codes, and would look each customer up in it one by one, for hours.
+const LARGE_LIST: usize = 10_000;
 
 /// A connection that holds one batch's recipients.
 pub struct Recipients {
@@ -72,30 +76,24 @@ impl Sink<'_> {
     }
 }
 
-/// One line of COPY's text format, where a backslash, TAB, LF and CR are written with a backslash.
+/// One row in COPY's text form.
 fn write_row(rows: &mut Vec<u8>, ordinal: i64, customer: &str) {
     rows.extend_from_slice(ordinal.to_string().as_bytes());
     rows.push(b'\t');
-    for byte in customer.bytes() {
-        match byte {
-            b'\\' => rows.extend_from_slice(b"\\\\"),
-            b'\t' => rows.extend_from_slice(b"\\t"),
-            b'\n' => rows.extend_from_slice(b"\\n"),
-            b'\r' => rows.extend_from_slice(b"\\r"),
-            _ => rows.push(byte),
-        }
-    }
+    escape(customer.as_bytes(), rows);
     rows.push(b'\n');
 }
 
-#[derive(Debug, thiserror::Error)]
-enum CopyError {
-    #[error("stopped")]
-    Stopped,
-    #[error(transparent)]
-    Write(io::Error),
-    #[error(transparent)]
-    Store(#[from] DieselError),
+/// The list broke off, or the connection did.
+enum LoadStopped {
+    Broken,
+    Store(StoreError),
+}
+
+impl From<StoreError> for LoadStopped {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }
 
 /// What one recipient got, in the list's order.
@@ -168,34 +166,32 @@ impl Recipients {
     /// # Errors
     /// Any [`StoreError`] of the copy.
     pub fn load(&mut self, fill: impl FnOnce(&mut Sink<'_>) -> ControlFlow<()>) -> Result<bool, StoreError> {
-        // The library wants a closure that may run again, and runs it once.
-        let fill = Cell::new(Some(fill));
-        let copied = diesel::copy_from(recipient::table)
-            .from_raw_data((recipient::ordinal, recipient::customer), |copy| {
-                let mut sink = Sink { copy, rows: Vec::new(), next: 0, failed: None };
-                let mut ended = fill.take().map_or(ControlFlow::Break(()), |fill| fill(&mut sink));
-                if ended.is_continue() {
-                    ended = sink.hand_over();
-                }
-                match (sink.failed, ended) {
-                    (Some(error), _) => Err(CopyError::Write(error)),
-                    (None, ControlFlow::Break(())) => Err(CopyError::Stopped),
-                    (None, ControlFlow::Continue(())) => Ok(()),
-                }
-            })
-            .execute(&mut *self.connection);
-        match copied {
-            Ok(_) => {
-                self.connection.batch_execute("ANALYZE pg_temp.recipient")?;
-                Ok(true)
+        let rows = Rows::new(|copy: &mut dyn Write| {
+            let mut sink = Sink { copy, rows: Vec::new(), next: 0, failed: None };
+            let mut ended = fill(&mut sink);
+            if ended.is_continue() {
+                ended = sink.hand_over();
             }
-            Err(CopyError::Stopped) => Ok(false),
-            Err(CopyError::Store(error)) => Err(error.into()),
-            Err(CopyError::Write(error)) => Err(StoreError::Statement(DieselError::DatabaseError(
-                DatabaseErrorKind::ClosedConnection,
-                Box::new(error.to_string()),
-            ))),
+            match (sink.failed, ended) {
+                (Some(error), _) => Err(LoadStopped::Store(connection_lost(&error))),
+                (None, ControlFlow::Break(())) => Err(LoadStopped::Broken),
+                (None, ControlFlow::Continue(())) => Ok(()),
+            }
+        });
+        let copied = diesel::copy_from(recipient::table)
+            .from_raw_data((recipient::ordinal, recipient::customer), |copy: &mut dyn Write| rows.feed(copy))
+            .execute(&mut *self.connection);
+        let loaded = copied.as_ref().copied().unwrap_or_default();
+        match rows.end(copied) {
+            Ok(()) => {}
+            Err(LoadStopped::Broken) => return Ok(false),
+            Err(LoadStopped::Store(error)) => return Err(error),
         }
+        self.connection.batch_execute("ANALYZE pg_temp.recipient")?;
+        if loaded > LARGE_LIST {
+            self.connection.batch_execute("SET enable_nestloop = off")?;
+        }
+        Ok(true)
     }
 
     /// Reads what everyone got, in the list's order, one row at a time: memory stays flat.
@@ -217,6 +213,10 @@ impl Recipients {
             .load_iter::<Got, PgRowByRowLoadingMode>(&mut *self.connection)?
             .map(|got| got.map_err(StoreError::from)))
     }
+}
+
+fn connection_lost(error: &io::Error) -> StoreError {
+    StoreError::Statement(DieselError::DatabaseError(DatabaseErrorKind::ClosedConnection, Box::new(error.to_string())))
 }
 
 impl Drop for Recipients {

@@ -202,7 +202,8 @@ fn insert(
     .get_result(connection)?)
 }
 
-/// Takes the codes that nobody was given yet out of their lots' counts. Lots are locked first, and counted in a statement
+/// Takes the codes that nobody has been given yet, or that came back and wait (one place at most for each), out of their
+/// lots' counts. Lots are locked first, and counted in a statement
 /// of its own: a draw that went before has moved `next_seq`, and the count must see that.
 fn count_in_lots(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<RedeemedInBank>, StoreError> {
     connection.batch_execute(
@@ -224,14 +225,18 @@ fn count_in_lots(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<
     .execute(connection)?;
     Ok(diesel::sql_query(
         "WITH hit AS MATERIALIZED ( \
-             SELECT r.bank_id, r.lot_id, count(*) AS redeemed, count(*) FILTER (WHERE r.seq >= l.next_seq) AS ahead \
+             SELECT r.bank_id, r.lot_id, count(*) AS redeemed, count(*) FILTER (WHERE r.seq >= l.next_seq) AS ahead, \
+                 count(t.seq) AS returned \
              FROM redeemed_coupon AS r \
              JOIN lot AS l ON l.namespace_id = $1 AND l.bank_id = r.bank_id AND l.id = r.lot_id \
+             LEFT JOIN (SELECT x.bank_id, x.lot_id, x.seq, x.place FROM returned AS x WHERE x.namespace_id = $1) AS t \
+                 ON t.bank_id = r.bank_id AND t.lot_id = r.lot_id AND t.seq = r.seq AND t.place >= l.next_return \
              GROUP BY r.bank_id, r.lot_id), \
          counted AS ( \
-             UPDATE lot SET redeemed_ahead = lot.redeemed_ahead + h.ahead FROM hit AS h \
-             WHERE lot.namespace_id = $1 AND lot.bank_id = h.bank_id AND lot.id = h.lot_id AND h.ahead > 0) \
-         SELECT bank_id, sum(redeemed)::bigint AS redeemed, sum(ahead)::bigint AS unassigned \
+             UPDATE lot SET redeemed_ahead = lot.redeemed_ahead + h.ahead, \
+                 returns_redeemed = lot.returns_redeemed + h.returned FROM hit AS h \
+             WHERE lot.namespace_id = $1 AND lot.bank_id = h.bank_id AND lot.id = h.lot_id AND h.ahead + h.returned > 0) \
+         SELECT bank_id, sum(redeemed)::bigint AS redeemed, sum(ahead + returned)::bigint AS unassigned \
          FROM hit GROUP BY bank_id ORDER BY bank_id",
     )
     .bind::<Integer, _>(namespace_id)

@@ -38,6 +38,9 @@ diesel::table! {
         letter_case -> Text,
         voided_at -> Nullable<Timestamptz>,
         created_at -> Timestamptz,
+        returns -> Int4,
+        next_return -> Int4,
+        returns_redeemed -> Int4,
     }
 }
 
@@ -73,6 +76,7 @@ diesel::table! {
         seq -> Int4,
         outcome -> Int2,
         code -> Text,
+        turn -> Int2,
     }
 }
 
@@ -100,6 +104,7 @@ diesel::table! {
         report -> Nullable<Text>,
         finished_at -> Nullable<Timestamptz>,
         reported_at -> Nullable<Timestamptz>,
+        returns_batch -> Nullable<Int8>,
     }
 }
 
@@ -137,6 +142,9 @@ diesel::table! {
         retry_at -> Nullable<Timestamptz>,
         created_at -> Timestamptz,
         exported_at -> Nullable<Timestamptz>,
+        collected_at -> Nullable<Timestamptz>,
+        corrections -> Int8,
+        corrections_seen -> Int8,
     }
 }
 
@@ -149,6 +157,85 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    alert (namespace_id, subject) {
+        namespace_id -> Int4,
+        subject -> Text,
+        level -> Int4,
+        instance -> Int4,
+        changed_at -> Timestamptz,
+        forget_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    mail (namespace_id, id) {
+        namespace_id -> Int4,
+        id -> Int8,
+        alert_key -> Text,
+        recipient -> Text,
+        message_id -> Text,
+        subject -> Text,
+        text_body -> Text,
+        html_body -> Text,
+        created_at -> Timestamptz,
+        attempts -> Int4,
+        fence -> Int8,
+        lease_until -> Nullable<Timestamptz>,
+        retry_at -> Nullable<Timestamptz>,
+        last_error -> Nullable<Text>,
+        sent_at -> Nullable<Timestamptz>,
+        withdrawn_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    pickup (namespace_id, id) {
+        namespace_id -> Int4,
+        id -> Int8,
+        batch_id -> Int8,
+        file -> Text,
+        user_name -> Text,
+        bytes -> Int8,
+        fetched_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    stock_day (namespace_id, bank, day) {
+        namespace_id -> Int4,
+        bank -> Text,
+        day -> Date,
+        handed_out -> Int8,
+    }
+}
+
+diesel::table! {
+    returned (namespace_id, bank_id, lot_id, place) {
+        namespace_id -> Int4,
+        bank_id -> Int4,
+        lot_id -> Int4,
+        place -> Int4,
+        seq -> Int4,
+        turn -> Int2,
+        code -> Text,
+        customer -> Text,
+        batch_id -> Int8,
+        upload_id -> Int8,
+        returned_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    suspicion (namespace_id, business_date) {
+        namespace_id -> Int4,
+        business_date -> Date,
+        findings -> Int8,
+        made_at -> Timestamptz,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(
-    assignment, bank, batch, campaign, coupon, lot, namespace, redemption, unassigned, upload
+    alert, assignment, bank, batch, campaign, coupon, lot, mail, namespace, pickup, redemption, returned, stock_day,
+    suspicion, unassigned, upload,
 );

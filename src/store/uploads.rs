@@ -196,6 +196,21 @@ impl Store {
         .load(&mut connection)?)
     }
 
+    /// The report of an upload, if it has one.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn upload_report(&self, namespace_id: i32, id: i64) -> Result<Option<String>, StoreError> {
+        let mut connection = self.connection()?;
+        let report: Option<Option<String>> = upload::table
+            .filter(upload::namespace_id.eq(namespace_id))
+            .filter(upload::id.eq(id))
+            .select(upload::report)
+            .first(&mut connection)
+            .optional()?;
+        Ok(report.flatten())
+    }
+
     /// Remembers that the report of an upload is in `/reports/`.
     ///
     /// # Errors
@@ -264,7 +279,8 @@ pub fn finish(connection: &mut Transaction, claimed: &ClaimedUpload, finish: &Fi
     finished.map(|_| ()).ok_or(StoreError::LeaseLost { what: "upload", id: claimed.id })
 }
 
-/// The applied upload with the same content at the same place, if any; `on` narrows to one business date.
+/// The applied upload with the same content at the same place, if any; `on` narrows to one business date, and a not-sent
+/// list repeats only one about the same batch.
 ///
 /// # Errors
 /// Any [`StoreError`] of the statement.
@@ -273,6 +289,7 @@ pub fn repeated(
     claimed: &ClaimedUpload,
     sha256: &[u8; 32],
     on: Option<NaiveDate>,
+    returns_batch: Option<i64>,
 ) -> Result<Option<i64>, StoreError> {
     #[derive(QueryableByName)]
     struct Earlier {
@@ -281,7 +298,8 @@ pub fn repeated(
     }
     let earlier: Option<Earlier> = diesel::sql_query(
         "SELECT id FROM upload WHERE namespace_id = $1 AND kind = $2 AND target = $3 AND sha256 = $4 \
-         AND state = 'applied' AND id <> $5 AND ($6 IS NULL OR business_date = $6) ORDER BY id LIMIT 1",
+         AND state = 'applied' AND id <> $5 AND ($6 IS NULL OR business_date = $6) \
+         AND returns_batch IS NOT DISTINCT FROM $7 ORDER BY id LIMIT 1",
     )
     .bind::<Integer, _>(claimed.namespace_id)
     .bind::<Text, _>(&claimed.kind)
@@ -289,6 +307,7 @@ pub fn repeated(
     .bind::<Bytea, _>(sha256.to_vec())
     .bind::<BigInt, _>(claimed.id)
     .bind::<Nullable<Date>, _>(on)
+    .bind::<Nullable<BigInt>, _>(returns_batch)
     .get_result(connection)
     .optional()?;
     Ok(earlier.map(|earlier| earlier.id))

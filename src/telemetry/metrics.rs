@@ -95,8 +95,8 @@ impl Metrics {
             codes_assigned: counted(of, "codes_assigned", "Rows of assignment files by outcome"),
             sessions: counted(of, "sftp_sessions_opened", "SFTP sessions since the start"),
             sessions_open: counted(of, "sftp_sessions", "SFTP sessions that are open"),
-            received: counted(of, "sftp_received_bytes", "File bytes that clients wrote"),
-            sent: counted(of, "sftp_sent_bytes", "File bytes that clients read"),
+            received: counted(of, "sftp_received_bytes", "Bytes that SFTP clients sent"),
+            sent: counted(of, "sftp_sent_bytes", "Bytes that SFTP clients took"),
             auth_failures: counted(of, "auth_failures", "Failed attempts to log in, by method"),
             registry: Arc::default(),
         };

@@ -84,6 +84,39 @@ fn one_code_with_two_end_dates_belongs_to_the_first_line() {
 }
 
 #[test]
+fn a_rejects_file_is_mended_and_dropped_again_as_it_is() {
+    let acme = Workshop::new(ACME);
+    let file = "note,bank_name,code\nx,spring26,A1\ny,spring26,A 2\nz,nowhere,A3\n";
+    let report = acme.drop("/coupons/all.rows-3.csv", file);
+    assert_eq!(counts(&report), [3, 1, 2, 0, 0]);
+    let name = format!("all.rows-3.csv.{}.rejects.csv", report["upload_id"]);
+    let rejects = std::fs::read_to_string(acme.layout().reports().join(&name)).unwrap();
+    let mended = rejects.replace("A 2", "A2").replace("nowhere,A3", "autumn,A3");
+    let again = acme.drop(&format!("/coupons/{name}"), mended.clone());
+    assert_eq!((again["status"].as_str(), counts(&again)), (Some("applied"), [2, 2, 0, 0, 0]), "{again:#}");
+    assert_eq!((acme.remaining("spring26"), acme.remaining("autumn")), (2, 1));
+    // Without its name nobody knows what its columns were.
+    let lost = acme.drop("/coupons/mended.csv", mended.replace("A2", "A9"));
+    assert_eq!(lost["refused"]["reason"], "MISSING_COLUMN");
+    // A file without header has values of one column.
+    let report = acme.drop("/coupons/spring26/one.csv", "B1\nB 2\n");
+    let name = format!("one.csv.{}.rejects.csv", report["upload_id"]);
+    let again = acme.drop(&format!("/coupons/spring26/{name}"), "line,reason,message,value\r\n2,BAD_CHARACTER,,B2\r\n");
+    assert_eq!(counts(&again), [1, 1, 0, 0, 0], "{again:#}");
+}
+
+#[test]
+fn codes_that_a_spreadsheet_spoilt_are_warned_of() {
+    let acme = Workshop::new(ACME);
+    let mut file: String = (0..30).map(|number| format!("{:08}\n", 55_000_000 + number)).collect();
+    file.push_str("1234\n1.2E+10\nSALE-O1\nsale-01\n");
+    let report = acme.drop("/coupons/spring26/a.csv", file);
+    assert_eq!(warnings(&report), ["SPREADSHEET_NUMBER", "ZEROS_CUT", "LOOKALIKE_CODES"]);
+    assert_eq!(report["warnings"][1]["line"], 31);
+    assert_eq!(report["rows"]["accepted"], 34);
+}
+
+#[test]
 fn bad_rows_are_rejected_and_the_rest_applied() {
     let acme = Workshop::new(ACME);
     let report = acme.drop(

@@ -10,13 +10,25 @@
 
 mod harness;
 
+mod alert;
+mod catalogue;
+mod commands;
 mod commands_ledger;
 mod config;
+#[cfg(feature = "failpoints")]
+mod crash;
 mod dependencies;
 mod inbound;
 mod lifecycle;
+mod local_drop;
 mod openpgp;
 mod outbound;
+mod pickups;
 mod private_server;
+mod refusals;
+mod reload;
+mod second_client;
 mod sftp_endpoint;
+mod story;
 mod tidy;
+mod walls;

@@ -20,7 +20,8 @@ use coupond::config::*;
 use coupond::outbound::{ListError, Lists, Outbound, Seal, SealError, Sealed, Seals};
 use coupond::reason::Reason;
 use coupond::recipients::Row;
-use coupond::store::Store;
+use coupond::store::banks::{self, NamespaceLock};
+use coupond::store::{Store, StoreError, redemptions, returns};
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
@@ -328,7 +329,8 @@ impl World {
         let (id, now) = (self.uploads, self.clock.now());
         self.sql(&format!(
             "INSERT INTO upload (namespace_id, id, kind, target, dry_run, name, user_name, state, session, created_at,
-                received_at) VALUES (1, {id}, '{kind}', '{target}', false, '{name}', '', 'applied', '', '{now}', '{now}')"
+                received_at, finished_at)
+             VALUES (1, {id}, '{kind}', '{target}', false, '{name}', '', 'applied', '', '{now}', '{now}', '{now}')"
         ));
         id
     }
@@ -343,11 +345,11 @@ impl World {
              INSERT INTO lot (namespace_id, bank_id, id, upload_id, end_date, offer_type, size, letter_case, created_at)
              SELECT 1, id, lots, {upload}, {end_date}, 'other', {size}, 'upper', '{now}' FROM b"
         ));
-        for (seq, code) in codes.iter().enumerate() {
-            self.sql(&format!(
-                "INSERT INTO coupon SELECT 1, id, lots, {seq}, '{code}' FROM bank WHERE name = '{bank}'"
-            ));
-        }
+        let codes = codes.join("','");
+        self.sql(&format!(
+            "INSERT INTO coupon SELECT 1, id, lots, (k.n - 1)::int, k.code
+             FROM bank, unnest(ARRAY['{codes}']) WITH ORDINALITY AS k (code, n) WHERE name = '{bank}'"
+        ));
         self.sql(
             "UPDATE lot l SET redeemed_ahead = (SELECT count(*) FROM coupon c JOIN redemption r USING (namespace_id, code)
                 WHERE c.bank_id = l.bank_id AND c.lot_id = l.id AND c.seq >= l.next_seq)",
@@ -357,14 +359,17 @@ impl World {
     /// What an applied redemptions upload does.
     fn redeem(&mut self, codes: &[&str]) {
         let upload = self.upload("redemptions", "", "redeemed.csv");
-        for code in codes {
-            self.sql(&format!(
-                "WITH r AS (INSERT INTO redemption VALUES (1, '{code}', {upload}, 1, now()) ON CONFLICT DO NOTHING
-                    RETURNING code)
-                 UPDATE lot l SET redeemed_ahead = redeemed_ahead + 1 FROM r, coupon c
-                 WHERE c.code = r.code AND c.bank_id = l.bank_id AND c.lot_id = l.id AND c.seq >= l.next_seq"
-            ));
-        }
+        redeem(&self.store, upload, self.clock.now(), codes);
+    }
+
+    /// What an applied not-sent list does. Returns the lines that came to nothing.
+    fn not_sent(&mut self, campaign: &str, batch: i64, customers: &[String]) -> Vec<(i64, returns::Found)> {
+        let upload = self.upload("recipients", campaign, "list.not-sent.csv");
+        give_back(&self.store, (upload, campaign), self.clock.now(), batch, customers).1
+    }
+
+    fn remaining(&self, bank: &str, open_on: NaiveDate) -> i64 {
+        self.store.stock(1, open_on).unwrap().iter().filter(|row| row.bank == bank).map(|row| row.remaining).sum()
     }
 
     fn list(&mut self, campaign: &str, name: &str, content: &str) -> i64 {
@@ -414,21 +419,78 @@ impl World {
         assert_eq!(
             self.number(
                 "SELECT count(*) AS n FROM lot l WHERE
-                    (next_seq, redeemed_ahead) IS DISTINCT FROM (
+                    (next_seq, redeemed_ahead, returns, next_return, returns_redeemed) IS DISTINCT FROM (
                         (SELECT coalesce(max(a.seq) + 1, 0)::int FROM assignment a
                          WHERE a.bank_id = l.bank_id AND a.lot_id = l.id),
                         (SELECT count(*)::int FROM coupon c JOIN redemption r USING (namespace_id, code)
-                         WHERE c.bank_id = l.bank_id AND c.lot_id = l.id AND c.seq >= l.next_seq))"
+                         WHERE c.bank_id = l.bank_id AND c.lot_id = l.id AND c.seq >= l.next_seq),
+                        (SELECT count(*)::int FROM returned t WHERE t.bank_id = l.bank_id AND t.lot_id = l.id),
+                        (SELECT coalesce(max(t.place) + 1, 0)::int FROM returned t JOIN assignment a
+                            ON (a.bank_id, a.lot_id, a.seq, a.turn) = (t.bank_id, t.lot_id, t.seq, t.turn + 1)
+                         WHERE t.bank_id = l.bank_id AND t.lot_id = l.id),
+                        (SELECT count(*)::int FROM returned t JOIN redemption r USING (namespace_id, code)
+                         WHERE t.bank_id = l.bank_id AND t.lot_id = l.id AND t.place >= l.next_return))"
             ),
             0,
             "a lot's counters differ from a recount"
         );
         assert_eq!(
-            self.number("SELECT count(*) - count(DISTINCT (bank_id, code)) AS n FROM assignment"),
+            self.number(
+                "SELECT count(*) - count(DISTINCT (a.bank_id, a.code)) AS n FROM assignment a
+                 WHERE NOT EXISTS (SELECT FROM returned t
+                    WHERE (a.bank_id, a.lot_id, a.seq, a.turn) = (t.bank_id, t.lot_id, t.seq, t.turn))"
+            ),
             0,
-            "a code was given twice"
+            "a code is in two hands"
         );
     }
+}
+
+fn redeem(store: &Store, upload: i64, at: DateTime<Utc>, codes: &[&str]) {
+    store
+        .transaction(|transaction| {
+            redemptions::stage(transaction, |sink| {
+                let mut rows = Vec::new();
+                for code in codes {
+                    redemptions::write_row(1, code, &mut rows).unwrap();
+                }
+                sink.write_all(&rows).unwrap();
+                Ok::<(), StoreError>(())
+            })?;
+            banks::lock_namespace(transaction, 1, NamespaceLock::Alone)?;
+            redemptions::apply(transaction, 1, upload, at)?;
+            Ok::<(), StoreError>(())
+        })
+        .unwrap();
+}
+
+fn give_back(
+    store: &Store,
+    (upload, campaign): (i64, &str),
+    at: DateTime<Utc>,
+    batch: i64,
+    customers: &[String],
+) -> (i64, Vec<(i64, returns::Found)>) {
+    store
+        .transaction(|transaction| {
+            returns::stage(transaction, |sink| {
+                let mut rows = Vec::new();
+                for (customer, line) in customers.iter().zip(2..) {
+                    returns::write_row(line, customer, &mut rows).unwrap();
+                }
+                sink.write_all(&rows).unwrap();
+                Ok::<(), StoreError>(())
+            })?;
+            banks::lock_namespace(transaction, 1, NamespaceLock::Alone)?;
+            let batch = returns::exported_batch(transaction, 1, campaign, batch)?.unwrap();
+            banks::lock_banks(transaction, 1, &[batch.bank_id])?;
+            returns::judge(transaction, 1, &batch)?;
+            let idle = returns::without_effect(transaction)?;
+            returns::mark(transaction, 1, upload, batch.id)?;
+            let came = if batch.persistent { 0 } else { returns::apply(transaction, 1, &batch, upload, at)? };
+            Ok::<_, StoreError>((came, idle.into_iter().map(|row| (row.line, row.found)).collect()))
+        })
+        .unwrap()
 }
 
 fn codes(prefix: &str, count: usize) -> Vec<String> {
@@ -756,8 +818,8 @@ impl Dice {
 
 #[derive(Default)]
 struct Model {
-    /// End date and codes that were never handed out, in order.
-    lots: Vec<(Option<NaiveDate>, Vec<String>)>,
+    /// End date, codes that came back, and codes that were never handed out, each in order.
+    lots: Vec<(Option<NaiveDate>, Vec<String>, Vec<String>)>,
     ends: HashMap<String, Option<NaiveDate>>,
     redeemed: BTreeSet<String>,
     holds: HashMap<String, String>,
@@ -766,22 +828,27 @@ struct Model {
 
 impl Model {
     fn next_code(&mut self, open_on: NaiveDate) -> Option<String> {
-        let mut best: Option<(bool, Option<NaiveDate>, usize, usize)> = None;
-        for (lot, (end, codes)) in self.lots.iter().enumerate() {
-            let open = end.is_none_or(|end| end >= open_on);
-            let free = codes.iter().position(|code| !self.redeemed.contains(code));
-            if let (true, Some(place)) = (open, free) {
-                let candidate = (end.is_none(), *end, lot, place);
-                best = Some(best.map_or(candidate, |best| best.min(candidate)));
+        let mut best: Option<(bool, Option<NaiveDate>, usize, bool, usize)> = None;
+        for (lot, (end, came_back, fresh)) in self.lots.iter().enumerate() {
+            for (is_fresh, codes) in [(false, came_back), (true, fresh)] {
+                let open = end.is_none_or(|end| end >= open_on);
+                let free = codes.iter().position(|code| !self.redeemed.contains(code));
+                if let (true, Some(place)) = (open, free) {
+                    let candidate = (end.is_none(), *end, lot, is_fresh, place);
+                    best = Some(best.map_or(candidate, |best| best.min(candidate)));
+                }
             }
         }
-        let (_, _, lot, place) = best?;
-        Some(self.lots[lot].1.remove(place))
+        let (_, _, lot, is_fresh, place) = best?;
+        let (_, came_back, fresh) = &mut self.lots[lot];
+        Some(if is_fresh { fresh.remove(place) } else { came_back.remove(place) })
     }
 
     fn stock(&self, open_on: NaiveDate) -> usize {
-        let open = self.lots.iter().filter(|(end, _)| end.is_none_or(|end| end >= open_on));
-        open.flat_map(|(_, codes)| codes).filter(|code| !self.redeemed.contains(*code)).count()
+        let open = self.lots.iter().filter(|(end, ..)| end.is_none_or(|end| end >= open_on));
+        open.flat_map(|(_, came_back, fresh)| came_back.iter().chain(fresh))
+            .filter(|code| !self.redeemed.contains(*code))
+            .count()
     }
 
     /// The rows of the assignment file and of the unassigned file; `None`: it waits.
@@ -853,7 +920,7 @@ fn the_store_does_what_a_naive_model_does() {
                     world.lot("spring", end.map(|end| end.to_string()).as_deref(), &codes);
                     model.ends.extend(codes.iter().map(|code| (code.clone(), end)));
                     all_codes.extend(codes.iter().cloned());
-                    model.lots.push((end, codes));
+                    model.lots.push((end, vec![], codes));
                 }
                 2 | 3 if !all_codes.is_empty() => {
                     let redeemed: Vec<String> = (0..dice.roll(8))
@@ -904,4 +971,237 @@ fn check_batch(
             assert_eq!(left, unassigned, "{context}");
         }
     }
+}
+
+/// A bank that is not persistent, its model, and what was sent.
+struct Once {
+    world: World,
+    model: Model,
+    /// The lots' prefixes: a code is `<lot>-<place in the lot>`.
+    prefixes: Vec<String>,
+    all_codes: Vec<String>,
+    /// Batches with what each customer got.
+    sent: Vec<(i64, Vec<(String, String)>)>,
+    came_back: BTreeSet<(i64, String)>,
+}
+
+fn customers(dice: &mut Dice, most: u64) -> Vec<String> {
+    (0..1 + dice.roll(most)).map(|_| format!("c{}", dice.roll(30))).collect()
+}
+
+impl Once {
+    fn lot(&mut self, step: i32, dice: &mut Dice) {
+        let today = self.world.clock.now().date_naive();
+        let end = (dice.roll(3) > 0).then(|| today + TimeDelta::days(dice.roll(20) as i64 - 1));
+        let codes = codes(&format!("L{step}-"), 1 + dice.roll(25) as usize);
+        self.world.lot("once", end.map(|end| end.to_string()).as_deref(), &codes);
+        self.prefixes.push(format!("L{step}"));
+        self.all_codes.extend(codes.iter().cloned());
+        self.model.lots.push((end, vec![], codes));
+    }
+
+    fn redeem(&mut self, dice: &mut Dice) {
+        let redeemed: Vec<String> = (0..dice.roll(6))
+            .map(|_| self.all_codes[dice.roll(self.all_codes.len() as u64) as usize].clone())
+            .collect();
+        self.world.redeem(&redeemed.iter().map(String::as_str).collect::<Vec<_>>());
+        self.model.redeemed.extend(redeemed);
+    }
+
+    fn not_sent(&mut self, dice: &mut Dice, context: &str) {
+        let (batch, got) = &self.sent[dice.roll(self.sent.len() as u64) as usize];
+        let listed = customers(dice, 12);
+        let idle = self.world.not_sent("once", *batch, &listed);
+        let idle: BTreeSet<i64> = idle.into_iter().map(|(line, _)| line).collect();
+        let mut returned: Vec<(usize, usize, String)> = Vec::new();
+        for (customer, line) in listed.iter().zip(2..) {
+            let code = got.iter().find(|(who, _)| who == customer).map(|(_, code)| code.clone());
+            let code = code.filter(|code| !self.model.redeemed.contains(code));
+            let fresh = code.filter(|_| self.came_back.insert((*batch, customer.clone())));
+            assert_eq!(fresh.is_none(), idle.contains(&line), "{context} line {line}");
+            returned.extend(fresh.map(|code| {
+                let (prefix, place) = code.split_once('-').unwrap();
+                let lot = self.prefixes.iter().position(|known| known == prefix).unwrap();
+                (lot, place.parse().unwrap(), code)
+            }));
+        }
+        returned.sort();
+        for (lot, _, code) in returned {
+            self.model.lots[lot].1.push(code);
+        }
+        self.world.check_counters();
+    }
+
+    fn draw(&mut self, dice: &mut Dice, context: &str) {
+        let list = customers(dice, 20);
+        let upload = self.world.list("once", "list.csv", &format!("customer_id\n{}\n", list.join("\n")));
+        self.world.tick();
+        self.model.waiting.push((upload, list));
+        for (upload, list) in std::mem::take(&mut self.model.waiting) {
+            let mut distinct = list.clone();
+            let mut seen = BTreeSet::new();
+            distinct.retain(|customer| seen.insert(customer.clone()));
+            if distinct.len() > self.model.stock(self.open_on()) {
+                assert_eq!(self.world.state_of(upload), "waiting", "{context}");
+                self.model.waiting.push((upload, list));
+                continue;
+            }
+            let open_on = self.open_on();
+            let got: Vec<(String, String)> =
+                distinct.into_iter().map(|c| (c, self.model.next_code(open_on).unwrap())).collect();
+            let rows = self.world.rows("once", upload, "csv").unwrap_or_default();
+            let code_of = |customer: &String| &got.iter().find(|(who, _)| who == customer).unwrap().1;
+            let found: Vec<String> =
+                rows.iter().map(|row| row.split(',').map(ToOwned::to_owned).nth(2).unwrap()).collect();
+            assert_eq!(found, list.iter().map(|c| code_of(c).clone()).collect::<Vec<_>>(), "{context}");
+            self.sent.push((self.world.batch_of(upload), got));
+        }
+    }
+
+    fn open_on(&self) -> NaiveDate {
+        window::open_on(self.world.clock.now(), "America/New_York".parse().unwrap())
+    }
+}
+
+#[test]
+fn codes_come_back_to_stock_as_in_a_naive_model() {
+    for seed in [4, 5] {
+        let (world, model) = (World::new(), Model::default());
+        let (prefixes, all_codes, sent, came_back) = Default::default();
+        let mut once = Once { world, model, prefixes, all_codes, sent, came_back };
+        let mut dice = Dice(seed);
+        for step in 0..120 {
+            let context = format!("seed {seed} step {step}");
+            match dice.roll(12) {
+                0 | 1 => once.lot(step, &mut dice),
+                2 | 3 if !once.all_codes.is_empty() => once.redeem(&mut dice),
+                4 => once.world.clock.advance(TimeDelta::hours(dice.roll(40) as i64)),
+                5..=8 if !once.sent.is_empty() => once.not_sent(&mut dice, &context),
+                _ => once.draw(&mut dice, &context),
+            }
+            let open_on = once.open_on();
+            assert_eq!(once.world.remaining("once", open_on), once.model.stock(open_on) as i64, "{context}");
+        }
+        assert!(once.world.number("SELECT max(turn)::bigint AS n FROM assignment") > 1, "seed {seed}");
+    }
+}
+
+#[test]
+fn returns_draws_and_redemptions_at_once() {
+    let mut world = World::new();
+    world.lot("once", None, &codes("A", 200));
+    let list =
+        |from: usize| format!("customer_id\n{}\n", (from..from + 50).map(|n| format!("c{n}\n")).collect::<String>());
+    let first: Vec<i64> = (0..3).map(|round| world.list("once", "list.csv", &list(round * 50))).collect();
+    world.tick();
+    let batches: Vec<i64> = first.iter().map(|upload| world.batch_of(*upload)).collect();
+    for round in 3..6 {
+        world.list("once", "list.csv", &list(round * 50));
+    }
+    let (redeemed, not_sent): (Vec<i64>, Vec<i64>) =
+        (0..3).map(|_| (world.upload("redemptions", "", "r.csv"), world.upload("recipients", "once", "n.csv"))).unzip();
+    let (store, at) = (world.store.clone(), world.clock.now());
+    std::thread::scope(|scope| {
+        scope.spawn(|| world.outbound.tick());
+        scope.spawn(|| world.outbound.tick());
+        scope.spawn(|| {
+            for (upload, from) in redeemed.iter().zip([0, 60, 120]) {
+                let codes: Vec<String> = (from..from + 40).map(|n| format!("A{n}")).collect();
+                redeem(&store, *upload, at, &codes.iter().map(String::as_str).collect::<Vec<_>>());
+            }
+        });
+        scope.spawn(|| {
+            for ((upload, batch), round) in not_sent.iter().zip(&batches).zip(0..) {
+                let customers: Vec<String> = (round * 50..round * 50 + 30).map(|n| format!("c{n}")).collect();
+                give_back(&store, (*upload, "once"), at, *batch, &customers);
+            }
+        });
+    });
+    world.tick();
+    assert_eq!(
+        world.number(
+            "SELECT count(*) AS n FROM assignment a JOIN redemption r USING (namespace_id, code) WHERE a.turn > 0"
+        ),
+        world.number(
+            "SELECT count(*) AS n FROM assignment a JOIN redemption r USING (namespace_id, code)
+            JOIN returned t ON (t.bank_id, t.lot_id, t.seq, t.turn + 1) = (a.bank_id, a.lot_id, a.seq, a.turn)"
+        ),
+    );
+}
+
+#[test]
+fn a_persistent_bank_keeps_the_hold_of_who_was_not_reached() {
+    let mut world = World::new();
+    world.lot("spring", None, &codes("S", 3));
+    let upload = world.list("wait", "list.csv", "customer_id\nc1\nc2\n");
+    world.tick();
+    let batch = world.batch_of(upload);
+    let listed = ["c1", "c9", "c1"].map(str::to_owned);
+    assert_eq!(world.not_sent("wait", batch, &listed), [(3, returns::Found::Stranger), (4, returns::Found::Repeated)]);
+    assert_eq!(world.number("SELECT count(*) AS n FROM returned"), 0);
+    assert_eq!(world.run("wait", "customer_id\nc1\n"), ["c1,spring,S0,,kept"]);
+}
+
+// ---- what is redeemed after a batch was assigned --------------------------------------------------------------------
+
+#[test]
+fn codes_redeemed_after_the_assignment_are_listed() {
+    let mut world = World::new();
+    world.lot("spring", None, &codes("S", 9));
+    world.run("wait", "customer_id\nc1\nc2\nc9\n");
+    world.redeem(&["S8"]);
+    let upload = world.list("wait", "list.csv", "x,customer_id\n1,c3\n2, c2\n3,c1\n4,c2\n");
+    world.tick();
+    let batch = world.batch_of(upload);
+    assert_eq!(world.rows("wait", upload, "corrections.csv"), None, "what was redeemed before is in no list");
+    // c9 holds a code of the bank and is not on this list; S7 was never handed out.
+    world.redeem(&["S2", "S7"]);
+    world.tick();
+    assert_eq!(world.rows("wait", upload, "corrections.csv"), None);
+    world.clock.advance(TimeDelta::hours(2));
+    world.redeem(&["S1"]);
+    world.tick();
+    let first = world.rows("wait", upload, "corrections.csv").unwrap();
+    assert_eq!(first.len(), 1);
+    assert!(first[0].starts_with("c2,spring,S1,2026-03-02T17:"), "{first:?}");
+    world.redeem(&["S0", "S3"]);
+    world.tick();
+    let rows = world.rows("wait", upload, "corrections.csv").unwrap();
+    let customers: Vec<&str> = rows.iter().map(|row| row.split(',').next().unwrap()).collect();
+    assert_eq!(customers, ["c3", "c2", "c1"], "a whole file, in the list's order, each once");
+    let text = fs::read_to_string(world.path("wait", upload, "corrections.csv")).unwrap();
+    assert!(text.starts_with("customer_id,bank_name,code,redeemed_at\n"));
+    // c1 and c2 were given new codes since; the old batch's list stays what it was.
+    world.run("wait", "customer_id\nc1\nc2\n");
+    world.redeem(&[]);
+    world.tick();
+    assert_eq!(world.rows("wait", upload, "corrections.csv").unwrap(), rows);
+    assert_eq!(world.number(&format!("SELECT corrections AS n FROM batch WHERE id = {batch}")), 3);
+    assert_eq!(fs::read_dir(world.spool("prepared")).unwrap().count(), 0);
+}
+
+#[test]
+fn corrections_end_after_a_day_and_are_encrypted_as_the_batch_is() {
+    let mut world = World::new();
+    world.lot("spring", None, &codes("S", 9));
+    let sealed = world.list("sealed", "list.csv", "customer_id\nc1\nc2\n");
+    world.tick();
+    world.clock.advance(TimeDelta::hours(23));
+    world.redeem(&["S0"]);
+    world.tick();
+    let path = world.path("sealed", sealed, "corrections.csv.pgp");
+    let bytes = fs::read(&path).unwrap();
+    assert!(!bytes.starts_with(b"customer_id") && bytes.ends_with(b"end"));
+    assert!(!world.path("sealed", sealed, "corrections.csv").exists());
+    world.clock.advance(TimeDelta::hours(2));
+    world.redeem(&["S1"]);
+    world.tick();
+    assert_eq!(fs::read(&path).unwrap(), bytes, "not written again");
+    // A list that cannot be read any more is told, and left alone for a while.
+    let broken = world.list("wait", "list.csv", "customer_id\nc5\n");
+    world.tick();
+    fs::remove_file(world.spool("archive").join(broken.to_string())).unwrap();
+    world.redeem(&["S2"]);
+    world.tick();
+    assert_eq!(world.number("SELECT count(*) AS n FROM batch WHERE retry_at IS NOT NULL"), 1);
 }

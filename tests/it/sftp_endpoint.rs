@@ -24,6 +24,7 @@ use coupond::sftp::{Endpoint, Parts, Pickup, host_keys};
 use coupond::spool::{Intent, Kind, Layout, Place, Reception, Sender};
 use coupond::store::Store;
 use coupond::store::schema::upload;
+use coupond::telemetry::Metrics;
 use diesel::{Connection as _, prelude::*};
 use tokio_util::sync::CancellationToken;
 
@@ -278,6 +279,7 @@ impl World {
             clock: clock.clone(),
             host_keys: keys,
             collected: Arc::new(move |pickup: &Pickup| seen.lock().unwrap().push(pickup.clone())),
+            metrics: Metrics::new(|| None),
             drain: Duration::from_secs(20),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

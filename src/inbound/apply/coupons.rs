@@ -12,6 +12,7 @@ use crate::inbound::Work;
 use crate::inbound::error::InboundError;
 use crate::inbound::kinds::code::LetterCase;
 use crate::inbound::kinds::coupons::{Columns, Row, bank_of};
+use crate::inbound::kinds::damage::Damage;
 use crate::inbound::tally::{LISTED_MOST, Tally};
 use crate::plaintext::Record;
 use crate::reason::{Finding, Reason};
@@ -67,10 +68,7 @@ pub(super) fn apply(
     let added = add(transaction, work, tally, &runs, &new)?;
     store::finish_lots(transaction, work.claimed.namespace_id, work.claimed.id, &new, &added, work.now)?;
     let after = super::remaining(transaction, work)?;
-    Ok(Effect {
-        banks: lots.effects(&ids, &added, &before, &after),
-        header: reading.columns.map(|columns| columns.header),
-    })
+    Ok(Effect { banks: lots.effects(&ids, &added, &before, &after) })
 }
 
 /// Where the reading of the file is.
@@ -78,6 +76,7 @@ pub(super) fn apply(
 struct Reading {
     columns: Option<Columns>,
     run: Run,
+    damage: Damage,
     ended: bool,
 }
 
@@ -103,8 +102,15 @@ fn stage(
             listed = std::mem::replace(&mut listed, Ok(())).and_then(|()| note_duplicate(tally, line, row.code));
         });
         listed?;
+        if let Some((count, line)) = reading.run.lookalikes() {
+            let message = "codes differ from another of the file only in case, or in O and 0, I and 1";
+            tally.warn(Finding::line(Reason::LookalikeCodes, line, message), count);
+        }
         store::stage(transaction, runs.len(), |sink| write(&reading.run, sink))?;
         runs.push(reading.run.rows().len() as u64);
+    }
+    for (finding, count) in reading.damage.findings() {
+        tally.warn(finding, count);
     }
     Ok(runs)
 }
@@ -131,8 +137,9 @@ fn read(rows: &mut Rows, tally: &mut Tally, lots: &mut Lots<'_>, reading: &mut R
             match Columns::from_first(&record, work.place.target.is_some()) {
                 Ok(found) => {
                     warn_ignored(&found, tally);
+                    tally.begin(&record, found.header);
                     if !found.header {
-                        take(&found, &record, lots, tally, &mut reading.run)?;
+                        take(&found, &record, lots, tally, (&mut reading.run, &mut reading.damage))?;
                     }
                     reading.columns = Some(found);
                 }
@@ -140,7 +147,7 @@ fn read(rows: &mut Rows, tally: &mut Tally, lots: &mut Lots<'_>, reading: &mut R
             }
             continue;
         };
-        take(columns, &record, lots, tally, &mut reading.run)?;
+        take(columns, &record, lots, tally, (&mut reading.run, &mut reading.damage))?;
         if lots.lots.len() > LOTS_MOST {
             return Err(super::refuse(rows, too_many_lots()));
         }
@@ -154,7 +161,7 @@ fn take(
     record: &Record<'_>,
     lots: &mut Lots<'_>,
     tally: &mut Tally,
-    run: &mut Run,
+    (run, damage): (&mut Run, &mut Damage),
 ) -> Result<(), InboundError> {
     tally.rows.read += 1;
     match accept(columns, record, lots) {
@@ -163,6 +170,7 @@ fn take(
             if row.trimmed {
                 tally.warn(Finding::line(Reason::Trimmed, record.line(), "outer blanks were trimmed"), 1);
             }
+            damage.see(row.code, record.line());
             run.push(RunRow { line: record.line(), lot_key, code: row.code });
             Ok(())
         }

@@ -27,7 +27,7 @@ pub(super) fn apply(
     // Two copies of one list at the same moment: the second must see the first.
     banks::lock_namespace(transaction, work.claimed.namespace_id, NamespaceLock::Alone)?;
     super::stop_if_repeated(transaction, work, rows)?;
-    Ok(Effect { banks: Vec::new(), header: Some(true) })
+    Ok(Effect::default())
 }
 
 fn read(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally) -> Result<(), InboundError> {
@@ -35,7 +35,10 @@ fn read(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally) -> Result<(), Inbou
     while let Some(record) = rows.next_record()? {
         let Some(columns) = &columns else {
             match Columns::read(&record, work.limits.customer_id_bytes) {
-                Ok(found) => columns = Some(found),
+                Ok(found) => {
+                    tally.begin(&record, true);
+                    columns = Some(found);
+                }
                 Err(finding) => return Err(super::refuse(rows, finding)),
             }
             continue;

@@ -18,8 +18,7 @@ pub(super) fn apply(
     rows: &mut Rows,
     tally: &mut Tally,
 ) -> Result<Effect, InboundError> {
-    let mut header = None;
-    store::stage(transaction, |sink| read(work, rows, tally, &mut header, sink))?;
+    store::stage(transaction, |sink| read(work, rows, tally, sink))?;
     super::judge(work, rows, tally)?;
     banks::lock_namespace(transaction, work.claimed.namespace_id, NamespaceLock::Alone)?;
     // An empty file says "none today", every day with the same bytes: it repeats nothing.
@@ -47,17 +46,11 @@ pub(super) fn apply(
         })
         .collect();
     effects.sort_by(|one, other| one.bank.cmp(&other.bank));
-    Ok(Effect { banks: effects, header })
+    Ok(Effect { banks: effects })
 }
 
 /// Reads every row; the good ones go to `sink`.
-fn read(
-    work: &Work<'_>,
-    rows: &mut Rows,
-    tally: &mut Tally,
-    header: &mut Option<bool>,
-    sink: &mut dyn Write,
-) -> Result<(), InboundError> {
+fn read(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally, sink: &mut dyn Write) -> Result<(), InboundError> {
     let mut columns: Option<Columns> = None;
     let mut buffer = Vec::with_capacity(80 * 1024);
     while let Some(record) = rows.next_record()? {
@@ -65,7 +58,7 @@ fn read(
             Some(known) => known,
             None => match Columns::from_first(&record) {
                 Ok(found) => {
-                    *header = Some(found.header);
+                    tally.begin(&record, found.header);
                     let skip = found.header;
                     let found = columns.insert(found);
                     if skip {

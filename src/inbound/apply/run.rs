@@ -84,10 +84,42 @@ impl Run {
         });
     }
 
+    /// How many codes look like another code of the run (case, O and 0, I and 1), and the first line of such a one. The
+    /// rows must be sorted.
+    pub(super) fn lookalikes(&self) -> Option<(u64, u64)> {
+        let mut folded: Vec<(u64, &Row)> = Vec::with_capacity(self.rows.len());
+        let mut last: Option<&Row> = None;
+        for row in &self.rows {
+            // The same code in another bank is no lookalike.
+            if last.is_none_or(|last| code(&self.text, last) != code(&self.text, row)) {
+                folded.push((fold(code(&self.text, row)), row));
+            }
+            last = Some(row);
+        }
+        folded.sort_unstable_by_key(|(hash, row)| (*hash, row.line));
+        let alike = |one: &&[(u64, &Row)]| one.len() > 1;
+        let groups = || folded.chunk_by(|one, other| one.0 == other.0).filter(alike);
+        let count: usize = groups().map(|group| group.len() - 1).sum();
+        let first = groups().filter_map(|group| group.get(1)).map(|(_, row)| row.line).min()?;
+        Some((count as u64, first))
+    }
+
     /// The rows as they lie.
     pub(super) fn rows(&self) -> impl ExactSizeIterator<Item = RunRow<'_>> {
         self.rows.iter().map(|row| RunRow { line: row.line, lot_key: row.lot_key, code: code(&self.text, row) })
     }
+}
+
+/// A hash (FNV-1a) of the code as a hasty eye reads it.
+fn fold(code: &str) -> u64 {
+    code.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        let seen = match byte.to_ascii_uppercase() {
+            b'O' => b'0',
+            b'I' => b'1',
+            other => other,
+        };
+        (hash ^ u64::from(seen)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// The code of a row; it was pushed as text, so it is.
@@ -130,6 +162,18 @@ mod tests {
         assert_eq!(dropped, [(5, "LONG-CODE-2".to_owned()), (7, "LONG-CODE-2".to_owned())]);
         run.clear();
         assert!(run.is_empty() && !run.is_full());
+    }
+
+    #[test]
+    fn lookalikes_are_counted() {
+        let mut run = Run::default();
+        let codes = ["SALE-O1", "SALE-01", "sale-0I", "OTHER", "PLAIN"];
+        for (line, code) in (1..).zip(codes) {
+            run.push(row(line, 0, code));
+        }
+        run.push(row(6, 1, "PLAIN"));
+        run.sort(&[0, 1], |_| {});
+        assert_eq!(run.lookalikes(), Some((2, 2)));
     }
 
     #[test]

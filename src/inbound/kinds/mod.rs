@@ -2,5 +2,6 @@
 
 pub mod code;
 pub mod coupons;
+pub mod damage;
 pub mod header;
 pub mod redemptions;

@@ -131,6 +131,7 @@ impl Engine {
     /// RENAME, or posix-rename with `replace`.
     pub(super) async fn rename(&mut self, id: u32, from: &[u8], to: &[u8], replace: bool) -> Answer {
         let from = self.resolve(from).await?;
+        let into_directory = to.ends_with(b"/");
         let to = self.resolve(to).await?;
         let settings = to.settings;
         if from.node == Node::Nothing {
@@ -142,6 +143,8 @@ impl Engine {
             }
         }
         match (from.node, to.node) {
+            // A directory that does not exist is meant, as in OPEN.
+            (Node::DropFile(..), Node::DropFile(..)) if into_directory => return Err(Refusal::missing()),
             (Node::DropFile(from, old), Node::DropFile(to, new)) => {
                 let old = path::file_name(&old).map_err(|_| Refusal::missing())?.to_owned();
                 let new = path::file_name(&new).map_err(Refusal::failure)?.to_owned();

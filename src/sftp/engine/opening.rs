@@ -24,6 +24,8 @@ impl Engine {
             Node::Listing(_) | Node::Drop(..) | Node::Shelf(_) => return Err(Refusal::failure("is a directory")),
             Node::Nothing if creates => return Err(Refusal::denied(DENIED)),
             Node::Nothing => return Err(Refusal::missing()),
+            // `put codes.csv /coupons/<no such bank>/` means a directory: it must not become a file of that name.
+            _ if raw.ends_with(b"/") => return Err(Refusal::missing()),
             _ => {}
         }
         let collected_may_go = self.account(&settings)?.0.may_delete_collected;

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use coupond::store::Store;
 use diesel::connection::SimpleConnection as _;
-use diesel::{Connection as _, PgConnection};
+use diesel::sql_types::Text;
+use diesel::{Connection as _, PgConnection, QueryableByName, RunQueryDsl as _, sql_query};
 
 const WATCH: &str = r#"
 set -eu
@@ -46,6 +47,31 @@ impl Database {
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         admin(&format!("CREATE DATABASE {name} TEMPLATE migrated STRATEGY wal_log"));
         Self { url: url(&name) }
+    }
+
+    /// A fresh one without any table.
+    pub fn empty() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("empty_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        admin(&format!("CREATE DATABASE {name} STRATEGY wal_log"));
+        Self { url: url(&name) }
+    }
+
+    /// A connection for a test's own questions.
+    pub fn connection(&self) -> PgConnection {
+        PgConnection::establish(&self.url).unwrap()
+    }
+
+    /// The tables that it has.
+    pub fn tables(&self) -> Vec<String> {
+        #[derive(QueryableByName)]
+        struct Table {
+            #[diesel(sql_type = Text)]
+            name: String,
+        }
+        let query = "SELECT tablename::text AS name FROM pg_tables WHERE schemaname = 'public'";
+        let found: Vec<Table> = sql_query(query).load(&mut self.connection()).unwrap();
+        found.into_iter().map(|table| table.name).collect()
     }
 
     /// A store on it.

@@ -1,0 +1,2 @@
+DROP INDEX upload_refused, upload_redemptions;
+DROP TABLE alert, mail, stock_day;

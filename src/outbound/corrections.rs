@@ -1,0 +1,110 @@
+//! The corrections of a batch: `<stem>.<batch>.corrections.csv`, which lists customers whose code was redeemed after the
+//! batch was assigned and, for a day, before it may have been sent.
+//!
+//! Whenever redemptions have come, the rows are found anew; with more than before, the file is written as a whole, in the
+//! list's order, and takes the old one's place in one rename. Killed before its row says so, it is written again.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use chrono::SecondsFormat;
+
+use super::export::OutFile;
+use super::{Job, ListError, Outbound, OutboundError, RARELY};
+use crate::config::{Namespace, Settings};
+use crate::recipients::Columns;
+use crate::spool::{durable, publish};
+use crate::store::StoreError;
+use crate::store::corrections::{RedeemedSince, Uncorrected};
+
+impl Outbound {
+    /// Brings the corrections of the namespace's recent batches up to date.
+    pub(super) fn correct(
+        &self,
+        settings: &Settings,
+        namespace: &Namespace,
+        namespace_id: i32,
+    ) -> Result<(), StoreError> {
+        for uncorrected in self.store.uncorrected(namespace_id, self.clock.now())? {
+            let claim = uncorrected.claim;
+            match self.correct_one(settings, namespace, &uncorrected) {
+                // A worker took it over in between: it is looked at again.
+                Ok(()) | Err(OutboundError::Store(StoreError::LeaseLost { .. })) => {}
+                Err(OutboundError::Store(error)) if error.is_transient() => return Err(error),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(namespace = %namespace.name, batch = claim.id, error, "failed to list a batch's corrections");
+                    self.store.put_correction_off(claim, self.clock.now() + RARELY)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn correct_one(
+        &self,
+        settings: &Settings,
+        namespace: &Namespace,
+        uncorrected: &Uncorrected,
+    ) -> Result<(), OutboundError> {
+        let job = Job::new(settings, namespace, self.store.claimed_batch(uncorrected.claim)?)?;
+        self.store.correct(&job.batch, uncorrected.seen, |redeemed, published| {
+            if redeemed.is_empty() {
+                return Ok(published);
+            }
+            let rows = self.in_order(&job, redeemed)?;
+            let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+            if count > published {
+                self.publish_corrections(&job, &rows)?;
+                let (campaign, batch) = (job.campaign.as_str(), job.batch.claim.id);
+                tracing::info!(namespace = %namespace.name, campaign, batch, rows = count, "corrected a batch");
+            }
+            Ok::<_, OutboundError>(count.max(published))
+        })?;
+        Ok(())
+    }
+
+    /// Those on the batch's list, once each, as they stand there. (Others hold a code of the bank as well.)
+    fn in_order(&self, job: &Job<'_>, redeemed: Vec<RedeemedSince>) -> Result<Vec<RedeemedSince>, OutboundError> {
+        let mut left: HashMap<String, RedeemedSince> =
+            redeemed.into_iter().map(|row| (row.customer.clone(), row)).collect();
+        let (mut rows, mut refused) = (Vec::new(), None);
+        let mut columns: Option<Columns> = None;
+        let longest = job.settings.limits.customer_id_bytes;
+        self.lists.read(job.namespace, &job.list_file(), &mut |row| match &columns {
+            None => match Columns::read(row, longest) {
+                Ok(header) => {
+                    columns = Some(header);
+                    ControlFlow::Continue(())
+                }
+                Err(finding) => {
+                    refused = Some(finding);
+                    ControlFlow::Break(())
+                }
+            },
+            Some(columns) => {
+                rows.extend(columns.customer(row).ok().and_then(|customer| left.remove(customer)));
+                if left.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            }
+        })?;
+        match refused {
+            Some(finding) => Err(ListError::Refused(finding).into()),
+            None => Ok(rows),
+        }
+    }
+
+    fn publish_corrections(&self, job: &Job<'_>, rows: &[RedeemedSince]) -> Result<(), OutboundError> {
+        durable::make_directory(&job.layout.prepared()).map_err(job.disk())?;
+        let seal = self.seal(job)?;
+        let mut file = OutFile::create(job, seal.as_deref(), "corrections.csv")?;
+        file.write(["customer_id", "bank_name", "code", "redeemed_at"].into_iter(), &[])?;
+        for row in rows {
+            let at = row.redeemed_at.to_rfc3339_opts(SecondsFormat::Secs, true);
+            file.write([row.customer.as_str(), &job.batch.bank, &row.code, &at].into_iter(), &[])?;
+        }
+        let listed = file.finish(rows.len() as u64)?;
+        let prepared = job.prepared_path(&listed.name);
+        publish(&prepared, &job.layout.assignments(&job.campaign), &listed.name).map_err(job.disk())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! Which codes of a batch were redeemed after it was assigned.
+//!
+//! A draw never hands out or keeps a code whose redemption it knows, so every code of a batch that has a redemption was
+//! redeemed later, or at the same moment: nothing need be noted while redemptions are applied. What was considered is
+//! remembered in the batch's row as a number of redemption uploads, so that a look costs nothing while none has come.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
+
+use super::batches::{Claim, ClaimedBatch};
+use super::schema::batch;
+use super::{Store, StoreError};
+
+/// For how long after a batch was assigned redemptions are listed. Its codes should be sent by then.
+pub const CORRECTED_FOR: TimeDelta = TimeDelta::hours(24);
+/// A redemption file that is received in time may be applied this much later and still counts.
+const LATE: TimeDelta = TimeDelta::hours(24);
+/// A redemption file that waited longer than this before it was applied is not found any more.
+const WAITED_MOST: TimeDelta = TimeDelta::days(14);
+
+/// A batch for which redemption uploads have come that were not considered.
+#[derive(Clone, Debug)]
+pub struct Uncorrected {
+    /// The batch, under the fence of its last claim.
+    pub claim: Claim,
+    /// How many redemption uploads there are to consider.
+    pub seen: i64,
+}
+
+/// A customer of the batch whose code was redeemed.
+#[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
+pub struct RedeemedSince {
+    /// The customer.
+    #[diesel(sql_type = Text)]
+    pub customer: String,
+    /// The code.
+    #[diesel(sql_type = Text)]
+    pub code: String,
+    /// When the redemption file that says so was received.
+    #[diesel(sql_type = Timestamptz)]
+    pub redeemed_at: DateTime<Utc>,
+}
+
+const UNCORRECTED: &str = "
+SELECT x.id, x.fence, x.seen FROM (
+    SELECT b.id, b.fence, b.corrections_seen,
+        (SELECT count(*) FROM upload u WHERE u.namespace_id = $1 AND u.kind = 'redemptions' AND u.target = ''
+            AND u.state = 'applied' AND NOT u.dry_run AND u.received_at >= b.assigned_at - $4 * interval '1 second'
+            AND u.finished_at >= b.assigned_at - interval '1 day') AS seen
+    FROM batch b
+    WHERE b.namespace_id = $1 AND b.state IN ('exported', 'collected') AND b.draw IS NOT NULL AND b.assigned_at > $2
+        AND (b.retry_at IS NULL OR b.retry_at <= $3)) x
+WHERE x.seen <> x.corrections_seen ORDER BY x.id";
+
+/// The code that the customer has out of this batch: of its draw, or kept from the latest before it.
+const REDEEMED_SINCE: &str = "
+SELECT a.customer, c.code, r.redeemed_at
+FROM redemption r
+JOIN coupon c ON c.namespace_id = $1 AND c.bank_id = $2 AND c.code = r.code
+JOIN assignment a ON a.namespace_id = $1 AND a.bank_id = $2 AND a.lot_id = c.lot_id AND a.seq = c.seq
+    AND a.channel = $3 AND a.draw BETWEEN $4 AND $5
+WHERE r.namespace_id = $1 AND r.redeemed_at BETWEEN $7 AND $8
+    AND r.upload_id IN (SELECT u.id FROM upload u WHERE u.namespace_id = $1 AND u.kind = 'redemptions' AND u.target = ''
+        AND u.state = 'applied' AND u.received_at BETWEEN $7 AND $8 AND u.finished_at >= $9)
+    AND NOT EXISTS (SELECT FROM assignment n WHERE n.namespace_id = $1 AND n.bank_id = $2 AND n.customer = a.customer
+        AND n.channel = $3 AND n.draw > a.draw AND n.draw <= $5)
+    AND NOT EXISTS (SELECT FROM unassigned s WHERE s.namespace_id = $1 AND s.batch_id = $6 AND s.customer = a.customer)
+    AND NOT EXISTS (SELECT FROM returned t WHERE t.namespace_id = $1 AND t.bank_id = $2 AND t.lot_id = a.lot_id
+        AND t.seq = a.seq AND t.turn = a.turn)
+ORDER BY a.customer";
+
+impl Store {
+    /// Batches assigned in the last day, and a little longer, that may need a correction at `now`.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn uncorrected(&self, namespace_id: i32, now: DateTime<Utc>) -> Result<Vec<Uncorrected>, StoreError> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = BigInt)]
+            id: i64,
+            #[diesel(sql_type = BigInt)]
+            fence: i64,
+            #[diesel(sql_type = BigInt)]
+            seen: i64,
+        }
+        let rows: Vec<Row> = diesel::sql_query(UNCORRECTED)
+            .bind::<Integer, _>(namespace_id)
+            .bind::<Timestamptz, _>(now - CORRECTED_FOR - LATE)
+            .bind::<Timestamptz, _>(now)
+            .bind::<BigInt, _>(WAITED_MOST.num_seconds())
+            .load(&mut self.connection()?)?;
+        let claim = |row: &Row| Claim { namespace_id, id: row.id, fence: row.fence };
+        Ok(rows.iter().map(|row| Uncorrected { claim: claim(row), seen: row.seen }).collect())
+    }
+
+    /// Gives `publish` every code of `batch` that was redeemed in time, and how many its corrections file has now; what it
+    /// returns is how many it has then. Nobody else corrects the batch meanwhile; `false`: somebody does.
+    ///
+    /// # Errors
+    /// What `publish` says, or any [`StoreError`] of the statements.
+    pub fn correct<E: From<StoreError>>(
+        &self,
+        batch: &ClaimedBatch,
+        seen: i64,
+        publish: impl FnOnce(Vec<RedeemedSince>, i64) -> Result<i64, E>,
+    ) -> Result<bool, E> {
+        let claim = batch.claim;
+        let row = batch::table.filter(batch::namespace_id.eq(claim.namespace_id)).filter(batch::id.eq(claim.id));
+        self.transaction(|transaction| {
+            let published: Option<i64> = row
+                .filter(batch::corrections_seen.ne(seen))
+                .select(batch::corrections)
+                .for_no_key_update()
+                .skip_locked()
+                .first(transaction)
+                .optional()
+                .map_err(StoreError::from)?;
+            let Some(published) = published else { return Ok(false) };
+            let redeemed = redeemed_since(transaction, batch).map_err(StoreError::from)?;
+            let rows = publish(redeemed, published)?;
+            diesel::update(row)
+                .set((
+                    batch::corrections.eq(rows),
+                    batch::corrections_seen.eq(seen),
+                    batch::retry_at.eq(None::<DateTime<Utc>>),
+                ))
+                .execute(transaction)
+                .map_err(StoreError::from)?;
+            Ok(true)
+        })
+    }
+
+    /// Leaves the corrections of a batch alone until `retry_at`.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn put_correction_off(&self, claim: Claim, retry_at: DateTime<Utc>) -> Result<(), StoreError> {
+        diesel::update(
+            batch::table
+                .filter(batch::namespace_id.eq(claim.namespace_id))
+                .filter(batch::id.eq(claim.id))
+                .filter(batch::state.eq_any(["exported", "collected"])),
+        )
+        .set(batch::retry_at.eq(retry_at))
+        .execute(&mut self.connection()?)?;
+        Ok(())
+    }
+}
+
+fn redeemed_since(connection: &mut PgConnection, batch: &ClaimedBatch) -> QueryResult<Vec<RedeemedSince>> {
+    let (Some(draw), Some(assigned_at)) = (batch.draw, batch.assigned_at) else { return Ok(Vec::new()) };
+    diesel::sql_query(REDEEMED_SINCE)
+        .bind::<Integer, _>(batch.claim.namespace_id)
+        .bind::<Integer, _>(batch.bank_id)
+        .bind::<Nullable<Text>, _>(batch.hold_channel.as_deref())
+        .bind::<Integer, _>(if batch.persistent { 0 } else { draw })
+        .bind::<Integer, _>(draw)
+        .bind::<BigInt, _>(batch.claim.id)
+        .bind::<Timestamptz, _>(assigned_at - WAITED_MOST)
+        .bind::<Timestamptz, _>(assigned_at + CORRECTED_FOR)
+        .bind::<Timestamptz, _>(assigned_at - TimeDelta::days(1))
+        .load(connection)
+}

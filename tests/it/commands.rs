@@ -1,0 +1,123 @@
+//! The commands beside `serve`.
+
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::harness::daemon::{Daemon, PROGRAM};
+use crate::harness::postgres::Database;
+use crate::harness::run;
+
+const ACME: &str = r#"
+[users.acme-feed]
+role = "client"
+public_keys = ["@acme-feed@"]
+[banks.spring26]
+[banks.walkin]
+audience = "site"
+persistent = false
+[campaigns.winback]
+bank = "spring26"
+channel = "email"
+schedule = "on-arrival"
+"#;
+
+fn said(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn check_says_file_and_line() {
+    let daemon = Daemon::prepare(&[("acme", ACME)]);
+    let good = "ok: 1 namespace, 1 user, 2 banks, 1 campaign\n";
+    assert_eq!(said(&daemon.command(&["check"])), (Some(0), good.to_owned(), String::new()));
+
+    daemon.configure("acme", &format!("{ACME}whne_short = \"wait\"\n"));
+    let (code, out, err) = said(&daemon.command(&["check"]));
+    assert_eq!((code, out.as_str()), (Some(78), ""));
+    let place = format!("{}:{}:1: ", daemon.path("namespaces/acme.toml").display(), ACME.lines().count() + 1);
+    assert!(err.starts_with(&place) && err.contains("when_short"), "{err}");
+
+    // Nothing else works with it either, and nothing was changed.
+    for command in ["serve", "migrate", "banks"] {
+        assert_eq!(said(&daemon.command(&[command])).0, Some(78), "{command}");
+    }
+    assert!(!daemon.path("state").exists());
+}
+
+#[test]
+fn help_and_wrong_usage() {
+    let (code, out, _) = said(&run(Command::new(PROGRAM).arg("--help"), ""));
+    assert_eq!(code, Some(0));
+    for command in ["serve", "check", "demo", "migrate", "banks"] {
+        assert!(out.lines().any(|line| line.trim_start().starts_with(command)), "{command} in:\n{out}");
+    }
+    assert_eq!(said(&run(Command::new(PROGRAM).arg("srve"), "")).0, Some(2));
+    assert_eq!(said(&run(&mut Command::new(PROGRAM), "")).0, Some(2));
+    let (code, out, _) = said(&run(Command::new(PROGRAM).arg("--version"), ""));
+    assert_eq!((code, out), (Some(0), format!("coupond {}\n", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn banks_as_json_and_with_bars() {
+    let daemon = Daemon::serve(&[("acme", ACME), ("zeta", "[banks.other]\n")]);
+    let client = daemon.client("acme-feed");
+    client.send("dated.until-2099-12-31.csv", "A1\nA2\nA3\n", "/coupons/spring26");
+    client.send("used.csv", "A1\n", "/redemptions");
+    let (code, out, _) = said(&daemon.command(&["banks", "--json", "--namespace", "acme"]));
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        serde_json::from_str::<Value>(&out).unwrap(),
+        json!([
+            {"namespace": "acme", "bank": "spring26", "end_date": "2099-12-31", "size": 3, "remaining": 2, "open": true},
+            {"namespace": "acme", "bank": "walkin", "end_date": null, "size": 0, "remaining": 0, "open": true},
+        ])
+    );
+    let (code, out, _) = said(&daemon.command(&["banks"]));
+    assert_eq!((code, out.lines().count()), (Some(0), 3), "{out}");
+    assert!(out.contains("acme/spring26") && out.contains("2 of 3 remain") && out.contains("zeta/other"), "{out}");
+    let (code, _, err) = said(&daemon.command(&["banks", "--namespace", "nobody"]));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("nobody"), "{err}");
+}
+
+#[test]
+fn migrate_on_a_url() {
+    let daemon = Daemon::prepare(&[("acme", ACME)]);
+    let empty = Database::empty();
+    let main = std::fs::read_to_string(daemon.path("coupond.toml")).unwrap();
+    let lines = main
+        .lines()
+        .map(|line| if line.starts_with("url") { format!("url = {:?}", empty.url) } else { line.to_owned() });
+    daemon.write("coupond.toml", &lines.fold(String::new(), |text, line| text + &line + "\n"));
+    for _ in 0..2 {
+        let (code, out, err) = said(&daemon.command(&["migrate"]));
+        assert_eq!((code, out.as_str()), (Some(0), "the schema is up to date\n"), "{err}");
+    }
+    assert!(empty.tables().contains(&"coupon".to_owned()));
+    // A server that cannot be reached: what failed, and why, and no success.
+    daemon.write(
+        "coupond.toml",
+        "state_dir = \"state\"\n[database]\nurl = \"postgresql://nobody@127.0.0.1:1/none?connect_timeout=2\"\n",
+    );
+    let (code, _, err) = said(&daemon.command(&["migrate"]));
+    assert_eq!(code, Some(1));
+    assert!(err.starts_with("error: failed to "), "{err}");
+}
+
+#[test]
+fn migrate_and_banks_on_the_private_server() {
+    let mut daemon = Daemon::prepare_private(&[("acme", ACME)]);
+    let (code, out, err) = said(&daemon.command(&["migrate"]));
+    assert_eq!((code, out.as_str()), (Some(0), "the schema is up to date\n"), "{err}");
+    // While the daemon runs, a command uses its server.
+    daemon.start();
+    let (code, _, err) = said(&daemon.command(&["migrate"]));
+    assert_eq!(code, Some(0), "{err}");
+    let (code, out, err) = said(&daemon.command(&["banks", "--json"]));
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap().as_array().unwrap().len(), 2);
+    assert_eq!(daemon.http("/readyz").unwrap().0, 200, "the daemon's server is still there");
+    assert!(daemon.stop().success());
+}

@@ -1,0 +1,370 @@
+//! Kill -9 at any moment and start again: point 7. Every file that a client got a CLOSE for is processed once, every
+//! batch gives one set of files, and no code goes out twice.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::os::unix::process::ExitStatusExt as _;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::harness::daemon::Daemon;
+use crate::harness::gpg::Gpg;
+use crate::harness::sftp::Client;
+use crate::harness::until;
+
+const ACME: &str = r#"
+[users.acme-feed]
+role = "client"
+public_keys = ["@acme-feed@"]
+[users.acme-mail]
+role = "campaigns"
+public_keys = ["@acme-mail@"]
+[banks.spring26]
+[banks.shipping]
+persistent = false
+[campaigns.winback]
+bank = "spring26"
+channel = "email"
+schedule = "on-arrival"
+when_short = "partial"
+[campaigns.texts]
+bank = "shipping"
+channel = "sms"
+schedule = "*/1 * * * * *"
+when_short = "partial"
+"#;
+
+/// Runs `one` for every name, four at a time, each on a thread that outlives its daemon.
+fn each(names: &[&str], one: impl Fn(&str) + Sync) {
+    let waiting = Mutex::new(names.to_vec());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(name) = { waiting.lock().unwrap().pop() } {
+                    one(name);
+                }
+            });
+        }
+    });
+}
+
+/// Uploads a file that the daemon aborts over: after it has been received, and maybe before that is answered.
+#[track_caller]
+fn put_and_abort(daemon: &mut Daemon, client: &Client, (name, content, directory): (&str, &str, &str), at: &str) {
+    client.write(name, content);
+    client.run(&[&format!("put {name} {directory}/")]);
+    let status = daemon.wait_ended();
+    assert_eq!(status.signal(), Some(6), "{at}: ended with {status}");
+}
+
+#[test]
+fn between_the_durable_steps_of_an_upload() {
+    each(&["inbound-claimed", "inbound-before-commit", "inbound-committed", "inbound-published"], |point| {
+        let mut daemon = Daemon::prepare(&[("acme", ACME)]);
+        daemon.spawn(&format!("{point}=return"));
+        daemon.wait_ready();
+        let feed = daemon.client("acme-feed");
+        put_and_abort(&mut daemon, &feed, ("codes.csv", "A1\nA2\nA 3\nA4\n", "/coupons/spring26"), point);
+
+        daemon.start();
+        let report = feed.report("codes.csv");
+        assert_eq!(
+            (report["status"].as_str(), report["rows"]["accepted"].as_u64()),
+            (Some("applied"), Some(3)),
+            "{point}"
+        );
+        assert_eq!(feed.rejects(&report).len(), 1, "{point}");
+        daemon.wait_idle();
+        assert_eq!(daemon.count("SELECT count(*) FROM coupon"), 3, "{point}");
+        assert_eq!(daemon.count("SELECT count(*) FROM lot"), 1, "{point}");
+        daemon.verify_whole("acme");
+    });
+}
+
+#[test]
+fn between_the_durable_steps_of_a_refusal_and_of_redemptions() {
+    each(&["inbound-claimed", "inbound-committed", "inbound-published"], |point| {
+        let mut daemon = Daemon::prepare(&[("acme", ACME)]);
+        daemon.start();
+        let feed = daemon.client("acme-feed");
+        feed.send("codes.csv", "A1\nA2\nA3\n", "/coupons/spring26");
+        assert!(daemon.stop().success());
+        for (name, content, directory, status) in [
+            ("used.csv", "A1\nA2\nNOBODY\n", "/redemptions", "applied"),
+            ("bad.csv", "a;b\n1;2\n", "/coupons/spring26", "rejected"),
+            ("torn.csv.gz", "\u{1f}", "/coupons/spring26", "rejected"),
+        ] {
+            daemon.spawn(&format!("{point}=return"));
+            daemon.wait_ready();
+            put_and_abort(&mut daemon, &feed, (name, content, directory), point);
+            daemon.start();
+            assert_eq!(feed.report(name)["status"], status, "{point} {name}");
+            assert!(daemon.stop().success());
+        }
+        daemon.start();
+        daemon.wait_idle();
+        assert_eq!(daemon.count("SELECT count(*) FROM redemption"), 3, "{point}");
+        daemon.verify_whole("acme");
+    });
+}
+
+#[test]
+fn between_the_durable_steps_of_a_batch() {
+    let mailer = Gpg::new();
+    let certificate = mailer.make_key("mailer@example.com");
+    let points = [
+        "outbound-before-assign",
+        "outbound-after-assign",
+        "outbound-after-export",
+        "outbound-after-record",
+        "outbound-between-files",
+        "outbound-before-manifest",
+        "outbound-after-manifest",
+    ];
+    each(&points, |point| {
+        let mut daemon = Daemon::prepare(&[]);
+        std::fs::create_dir(daemon.path("namespaces/keys")).unwrap();
+        daemon.write("namespaces/keys/mailer.asc", &certificate);
+        let sealed = "[campaigns.sealed]\nbank = \"spring26\"\nchannel = \"email\"\nschedule = \"on-arrival\"\n\
+                      when_short = \"partial\"\nencrypt_to = \"keys/mailer.asc\"\n";
+        daemon.configure("acme", &format!("{ACME}{sealed}"));
+        daemon.start();
+        let (feed, mail) = (daemon.client("acme-feed"), daemon.client("acme-mail"));
+        feed.send("codes.csv", "A1\nA2\nA3\nA4\nA5\nA6\n", "/coupons/spring26");
+        assert!(daemon.stop().success());
+
+        // More customers than codes: a batch of two files and a manifest. The second is encrypted, which makes other bytes
+        // each time, so that nothing that is out may be written again.
+        for (campaign, customers, new) in [("winback", "c1\nc2\nc3\nc4\n", 4), ("sealed", "c3\nc4\nd1\nd2\nd3\n", 2)] {
+            daemon.spawn(&format!("{point}=return"));
+            daemon.wait_ready();
+            let (name, content) = (format!("{campaign}.csv"), format!("customer_id\n{customers}"));
+            put_and_abort(&mut daemon, &mail, (&name, &content, &format!("/recipients/{campaign}")), point);
+            daemon.start();
+            let collected = mail.collect(campaign, campaign);
+            assert_eq!(collected.manifest["rows"]["new"], new, "{point}: {:#}", collected.manifest);
+            daemon.wait_idle();
+            daemon.verify_whole("acme");
+            assert!(daemon.stop().success());
+        }
+        daemon.start();
+        let sealed = mail.collect("sealed", "sealed");
+        assert_eq!(sealed.files.len(), 2, "{point}");
+        assert_eq!(daemon.count("SELECT count(*) FROM batch"), 2, "{point}");
+        assert_eq!(daemon.count("SELECT count(*) FROM assignment"), 6, "{point}");
+    });
+}
+
+#[test]
+fn while_a_close_is_not_answered() {
+    each(&["reception::synced", "reception::committed"], |point| {
+        let mut daemon = Daemon::prepare(&[("acme", ACME)]);
+        daemon.spawn(&format!("{point}=sleep(60000)"));
+        daemon.wait_ready();
+        let feed = daemon.client("acme-feed");
+        feed.write("codes.csv", "A1\nA2\n");
+        std::thread::scope(|scope| {
+            let client = scope.spawn(|| feed.run(&["put codes.csv /coupons/spring26/"]));
+            let incoming = daemon.namespace("acme").join(".spool/incoming/1");
+            until("all bytes are there", || (std::fs::metadata(&incoming).ok()?.len() == 6).then_some(()));
+            if point == "reception::committed" {
+                let received = "SELECT count(*) FROM upload WHERE received_at IS NOT NULL";
+                until("the row is committed", || (daemon.count(received) == 1).then_some(()));
+            }
+            daemon.kill();
+            assert!(!client.join().unwrap().ok, "{point}: nobody said OK");
+        });
+        daemon.start();
+        // The client does what clients do: it sends the file again.
+        feed.does(&["put codes.csv /coupons/spring26/"]);
+        daemon.wait_idle();
+        let states: Vec<String> = daemon
+            .rows("SELECT state FROM upload ORDER BY id")
+            .iter()
+            .map(|row| row["state"].as_str().unwrap().to_owned())
+            .collect();
+        let expected: &[&str] = if point == "reception::synced" { &["applied"] } else { &["applied", "duplicate"] };
+        assert_eq!(states, expected, "{point}");
+        assert_eq!(daemon.count("SELECT count(*) FROM coupon"), 2, "{point}");
+        daemon.verify_whole("acme");
+    });
+}
+
+#[test]
+fn a_number_that_is_given_again() {
+    // What is left where a crash of the database lost the row of an upload that nobody had closed.
+    let daemon = Daemon::serve(&[("acme", ACME)]);
+    let left = daemon.namespace("acme").join(".spool/incoming/1");
+    std::fs::write(&left, "THIS-WAS-ANOTHER-CLIENT\n").unwrap();
+    let feed = daemon.client("acme-feed");
+    let report = feed.send("codes.csv", "A1\nA2\n", "/coupons/spring26");
+    assert_eq!((report["upload_id"].as_u64(), report["rows"]["accepted"].as_u64()), (Some(1), Some(2)), "{report:#}");
+    assert_eq!(daemon.count("SELECT count(*) FROM coupon WHERE code NOT LIKE 'A%'"), 0);
+    daemon.wait_idle();
+    daemon.verify_whole("acme");
+}
+
+/// Numbers that one seed determines.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        // xorshift64*
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % below
+    }
+}
+
+/// What one client does until it is told to stop: file after file, each again and again until its CLOSE is answered.
+struct Sender<'a> {
+    client: Client,
+    stop: &'a AtomicBool,
+    acknowledged: &'a Mutex<BTreeMap<String, u32>>,
+}
+
+impl Sender<'_> {
+    fn work(&self, mut file: impl FnMut(u64) -> (String, String, String)) {
+        for number in 0.. {
+            let (name, content, directory) = file(number);
+            self.client.write(&name, content);
+            for tries in 1.. {
+                if self.client.run(&[&format!("put {name} {directory}/")]).ok {
+                    self.acknowledged.lock().unwrap().insert(name, tries);
+                    break;
+                }
+                assert!(tries < 600, "{name} is never received");
+                std::thread::park_timeout(Duration::from_millis(50));
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn at_random_moments() {
+    with_a_seed(|dice| {
+        let mut daemon = Daemon::prepare(&[("acme", ACME)]);
+        daemon.start();
+        kill_at_random_moments(&mut daemon, dice, |daemon, dice| {
+            std::thread::park_timeout(Duration::from_millis(50 + dice.roll(2000)));
+            daemon.kill();
+            // Sometimes it dies before it has come up.
+            if dice.roll(4) == 0 {
+                daemon.spawn("");
+                std::thread::park_timeout(Duration::from_millis(dice.roll(400)));
+                daemon.kill();
+            }
+            daemon.start();
+        });
+    });
+}
+
+#[test]
+fn at_random_moments_together_with_its_own_postgresql() {
+    with_a_seed(|dice| {
+        let mut daemon = Daemon::prepare_private(&[("acme", ACME)]);
+        daemon.start();
+        kill_at_random_moments(&mut daemon, dice, |daemon, dice| {
+            std::thread::park_timeout(Duration::from_millis(50 + dice.roll(2000)));
+            let which = dice.roll(3);
+            if which > 0 {
+                daemon.kill_database();
+            }
+            if which == 1 {
+                // The daemon itself brings it back.
+                daemon.wait_ready();
+            } else {
+                daemon.kill();
+                daemon.start();
+            }
+        });
+    });
+}
+
+/// Runs `work` with a seed of its own, which is shown with a failure, to run the same again.
+fn with_a_seed(work: impl FnOnce(&mut Dice)) {
+    let given = std::env::var("COUPOND_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = given.unwrap_or_else(|| RandomState::new().build_hasher().finish()) | 1;
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mut Dice(seed))));
+    if let Err(panic) = outcome {
+        std::panic::panic_any(format!("COUPOND_TEST_SEED={seed}: {}", text(&*panic)));
+    }
+}
+
+fn text(panic: &(dyn std::any::Any + Send)) -> String {
+    let owned = panic.downcast_ref::<String>().cloned();
+    owned.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+}
+
+const KILLS: u64 = 10;
+
+/// Four clients send files for as long as `kill` does its work; in the end everything must be there once.
+fn kill_at_random_moments(daemon: &mut Daemon, dice: &mut Dice, kill: impl Fn(&mut Daemon, &mut Dice)) {
+    let seed = dice.0;
+    let stop = AtomicBool::new(false);
+    let acknowledged = Mutex::new(BTreeMap::new());
+    let sender = |user: &str, desk: &str| {
+        let client = daemon.client(user);
+        let desk = client.desk.join(desk);
+        std::fs::create_dir_all(&desk).unwrap();
+        Sender { client: Client { desk, ..client }, stop: &stop, acknowledged: &acknowledged }
+    };
+    let (coupons, redemptions) = (sender("acme-feed", "one"), sender("acme-feed", "two"));
+    let (winback, texts) = (sender("acme-mail", "one"), sender("acme-mail", "two"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| coupons.work(codes));
+        scope.spawn(|| redemptions.work(|number| used(number, seed)));
+        scope.spawn(|| winback.work(|number| list("winback", number, seed)));
+        scope.spawn(|| texts.work(|number| list("texts", number, seed)));
+        // The clients must hear that it is over even when a kill does not go as it should.
+        let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..KILLS {
+                kill(daemon, dice);
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = killed {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    daemon.wait_idle();
+    let acknowledged = acknowledged.into_inner().unwrap();
+    assert!(acknowledged.len() >= 8, "hardly anything was sent: {acknowledged:?}");
+    let mut applied: BTreeMap<String, u64> = BTreeMap::new();
+    for upload in daemon.rows("SELECT name, state FROM upload ORDER BY id") {
+        let (name, state) = (upload["name"].as_str().unwrap().to_owned(), upload["state"].as_str().unwrap());
+        assert!(["applied", "duplicate"].contains(&state), "{upload}");
+        *applied.entry(name).or_default() += u64::from(state == "applied");
+    }
+    assert!(acknowledged.keys().eq(applied.keys()), "{acknowledged:?}\n{applied:?}");
+    assert!(applied.values().all(|times| *times == 1), "every file once: {applied:?}");
+    let lists = applied.keys().filter(|name| name.starts_with("winback") || name.starts_with("texts")).count();
+    assert_eq!(daemon.count("SELECT count(*) FROM batch WHERE state = 'exported'"), lists as i64);
+    let expected = applied.keys().filter(|name| name.starts_with("codes")).count() as i64 * 400;
+    assert_eq!(daemon.count("SELECT count(*) FROM coupon"), expected);
+    daemon.verify_whole("acme");
+    assert!(daemon.stop().success());
+}
+
+fn codes(number: u64) -> (String, String, String) {
+    let rows = (0..200).map(|row| format!("spring26,K{number}-{row}\nshipping,K{number}-{row}\n")).collect::<String>();
+    (format!("codes-{number}.csv"), format!("bank_name,code\n{rows}"), "/coupons".to_owned())
+}
+
+/// Codes that are assigned, that wait, that are not uploaded yet, and one that nobody will ever know.
+fn used(number: u64, seed: u64) -> (String, String, String) {
+    let mut dice = Dice(seed ^ (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let rows = (0..20).map(|_| format!("K{}-{}\n", dice.roll(number + 2), dice.roll(200))).collect::<String>();
+    (format!("used-{number}.csv"), format!("UNKNOWN-{number}\n{rows}"), "/redemptions".to_owned())
+}
+
+fn list(campaign: &str, number: u64, seed: u64) -> (String, String, String) {
+    let mut dice = Dice(seed ^ (number + 7).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let rows = (0..30).map(|_| format!("c{},{number}\n", dice.roll(90))).collect::<String>();
+    (format!("{campaign}-{number}.csv"), format!("customer_id,list\n{rows}"), format!("/recipients/{campaign}"))
+}
