@@ -141,6 +141,9 @@ fn show(opened: &Opened, only: Option<&str>, id: i64, as_json: bool, out: &mut i
     if let Some(manifest) = &batch.manifest {
         files(manifest, out)?;
     }
+    for fetched in &batch.fetched {
+        writeln!(out, "fetched: {} by {}, {}", fetched.file, fetched.user, at(fetched.at))?;
+    }
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use super::problem::{Origin, Problem};
 use super::raw;
 use super::source::Source;
 
-/// The process's own variables, for [`super::load`]. One that is not UTF-8 cannot be a setting and is left out;
+/// The process's own variables, for [`super::load()`]. One that is not UTF-8 cannot be a setting and is left out;
 /// `std::env::vars` would panic on it.
 pub fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

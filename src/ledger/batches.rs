@@ -49,9 +49,23 @@ pub struct Batch {
     /// When its manifest appeared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exported_at: Option<DateTime<Utc>>,
+    /// Who fetched its files, oldest first; only where one batch is shown.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fetched: Vec<Fetched>,
     /// The manifest; only where one batch is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manifest: Option<serde_json::Value>,
+}
+
+/// One download of one file of a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fetched {
+    /// The file's name.
+    pub file: String,
+    /// Who fetched it.
+    pub user: String,
+    /// When.
+    pub at: DateTime<Utc>,
 }
 
 impl Batch {
@@ -74,6 +88,7 @@ impl Batch {
             send_at: listed.send_at,
             redemptions_as_of: listed.redemptions_as_of,
             exported_at: listed.exported_at,
+            fetched: Vec::new(),
             manifest: manifest.and_then(|manifest| serde_json::from_str(manifest).ok()),
         }
     }
@@ -96,7 +111,15 @@ impl Desk<'_> {
     pub fn batches(&self, filter: &BatchFilter<'_>) -> Result<Vec<Batch>, LedgerError> {
         let listed = self.store.list_batches(self.namespace_id, filter)?;
         let whole = filter.id.is_some();
-        Ok(listed.into_iter().map(|batch| Batch::of(self.namespace.name.as_str(), batch, whole)).collect())
+        let mut batches: Vec<Batch> =
+            listed.into_iter().map(|batch| Batch::of(self.namespace.name.as_str(), batch, whole)).collect();
+        for batch in batches.iter_mut().filter(|_| whole) {
+            let pickups = self.store.pickups(self.namespace_id, batch.id)?;
+            let fetched =
+                pickups.into_iter().map(|pickup| Fetched { file: pickup.file, user: pickup.user, at: pickup.at });
+            batch.fetched = fetched.collect();
+        }
+        Ok(batches)
     }
 
     /// Makes the accepted lists of `campaign` due now, whatever its schedule says, and lets its waiting batches look

@@ -4,16 +4,17 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::NaiveDate;
 use serde::Serialize;
 
 use super::lists::{ListReader, Listed, list_of};
 use super::steps::sort;
-use super::{BatchRef, Desk, FileRef, LedgerError, Step};
+use super::why::{batch_ref, held_redemption_step, kept_step, left_out_step, moment, redemption_step, returned_step};
+use super::{Desk, FileRef, LedgerError, Step};
 use crate::bank::outcome::Outcome;
 use crate::bank::window;
 use crate::store::ledger::batches::ListedBatch;
-use crate::store::ledger::life::{BankedCode, GivenCode, LeftOut, RedeemedCode};
+use crate::store::ledger::life::{BankedCode, GivenCode, RedeemedCode, ReturnedCode};
 
 /// A code as it stands now in one bank.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -70,16 +71,20 @@ impl Desk<'_> {
         }
         for at in &banked {
             life.steps.extend(self.upload_steps(at));
-            let given = self.store.given_code(self.namespace_id, at)?;
+            let turns = self.store.given_code(self.namespace_id, at)?;
+            let returned = self.store.returned_code(self.namespace_id, at)?;
             let mut replaced = false;
-            if let Some(given) = &given {
+            for given in &turns {
                 let chain = self.chain_of(given)?;
-                replaced = chain.last().is_some_and(|last| last.draw > given.draw);
+                replaced = given.persistent && chain.last().is_some_and(|last| last.draw > given.draw);
                 self.follow(&mut life, &known, &chain, Some(given.draw), reader);
             }
-            let state = self.state(at, given.as_ref(), known.redeemed.contains_key(&at.code), replaced);
-            life.now.push(standing(at, given.as_ref(), state));
-            if given.is_none() && state == "lapsed" {
+            // In stock again until its next turn.
+            let given = turns.last().filter(|given| returned.iter().all(|back| back.turn != given.turn));
+            life.steps.extend(returned.iter().map(returned_step));
+            let state = self.state(at, given, known.redeemed.contains_key(&at.code), replaced);
+            life.now.push(standing(at, given, state));
+            if turns.is_empty() && state == "lapsed" {
                 life.steps.extend(self.lapse_step((&at.bank, &at.code), at.end_date, None));
             }
         }
@@ -106,15 +111,24 @@ impl Desk<'_> {
         let redeemed = by_code(self.store.redeemed(self.namespace_id, &codes)?);
         let known = Known { draws: self.store.draws(self.namespace_id)?, redeemed };
         let mut life = self.empty_life(Vec::new());
+        let returned = self.store.returned_by(self.namespace_id, customer)?;
+        life.steps.extend(returned.iter().map(returned_step));
         for chain in given.chunk_by(|one, other| (one.bank_id, &one.channel) == (other.bank_id, &other.channel)) {
             self.follow(&mut life, &known, chain, None, reader);
             for (place, given) in chain.iter().enumerate() {
                 life.steps
                     .extend(known.redeemed.get(&given.code).map(|redemption| held_redemption_step(redemption, given)));
-                life.now.extend(self.held(given, known.redeemed.contains_key(&given.code), place + 1 == chain.len()));
+                let came_back = |back: &ReturnedCode| {
+                    (back.bank_id, back.lot_id, back.seq, back.turn)
+                        == (given.bank_id, given.lot_id, given.seq, given.turn)
+                };
+                if !returned.iter().any(came_back) {
+                    let redeemed = known.redeemed.contains_key(&given.code);
+                    life.now.extend(self.held(given, redeemed, place + 1 == chain.len()));
+                }
             }
         }
-        life.steps.extend(left_out.iter().filter_map(|left| left_out_step(left, &known, self, customer, reader)));
+        life.steps.extend(left_out.iter().filter_map(|left| left_out_step(left, &known.draws, self, customer, reader)));
         life.unknown_batches.sort_unstable();
         life.unknown_batches.dedup();
         sort(&mut life.steps);
@@ -209,7 +223,8 @@ impl Desk<'_> {
             let Some(draw) = batch.draw else { continue };
             let before = chain.iter().rfind(|given| given.draw < draw);
             let given = chain.iter().find(|given| given.draw == draw);
-            let relevant = only.is_none_or(|only| only == draw || before.is_some_and(|before| before.draw == only));
+            let follows = |only| before.is_some_and(|before| before.persistent && before.draw == only);
+            let relevant = only.is_none_or(|only| only == draw || follows(only));
             match (given, before) {
                 (Some(given), _) if relevant => {
                     let listed = reader.map(|reader| reader.find(self, batch, &given.customer));
@@ -266,7 +281,7 @@ impl Desk<'_> {
         };
         let subject = before.filter(|_| replaced).unwrap_or(given);
         Step {
-            at: at(batch),
+            at: moment(batch),
             what: if replaced { "replaced" } else { outcome.as_str() },
             bank: Some(subject.bank.clone()),
             code: Some(subject.code.clone()),
@@ -333,14 +348,6 @@ fn by_code(redeemed: Vec<RedeemedCode>) -> HashMap<String, RedeemedCode> {
     redeemed.into_iter().map(|redemption| (redemption.code.clone(), redemption)).collect()
 }
 
-fn at(batch: &ListedBatch) -> DateTime<Utc> {
-    batch.send_at.or(batch.assigned_at).unwrap_or(batch.due_at)
-}
-
-fn batch_ref(batch: &ListedBatch) -> BatchRef {
-    BatchRef { id: batch.id, campaign: batch.campaign.clone() }
-}
-
 fn standing(at: &BankedCode, given: Option<&GivenCode>, state: &'static str) -> Standing {
     Standing {
         bank: at.bank.clone(),
@@ -350,80 +357,4 @@ fn standing(at: &BankedCode, given: Option<&GivenCode>, state: &'static str) -> 
         customer: given.map(|given| given.customer.clone()),
         channel: given.map(|given| given.channel.clone()).filter(|channel| !channel.is_empty()),
     }
-}
-
-fn redemption_step(redemption: &RedeemedCode, banked: &[BankedCode]) -> Step {
-    let known = banked.iter().filter(|at| at.code == redemption.code);
-    let why = match known.map(|at| at.added_at).min() {
-        None => "no bank has the code; it is remembered".to_owned(),
-        Some(added_at) if added_at > redemption.redeemed_at => {
-            "before a bank had it: it came in as redeemed".to_owned()
-        }
-        Some(_) => "out of distribution in every bank from then on".to_owned(),
-    };
-    Step {
-        at: redemption.redeemed_at,
-        what: "redeemed",
-        bank: None,
-        code: Some(redemption.code.clone()),
-        customer: None,
-        file: Some(redeemed_in(redemption)),
-        batch: None,
-        why,
-    }
-}
-
-fn held_redemption_step(redemption: &RedeemedCode, given: &GivenCode) -> Step {
-    Step {
-        at: redemption.redeemed_at,
-        what: "redeemed",
-        bank: Some(given.bank.clone()),
-        code: Some(given.code.clone()),
-        customer: Some(given.customer.clone()),
-        file: Some(redeemed_in(redemption)),
-        batch: None,
-        why: "the next batch gives another code".to_owned(),
-    }
-}
-
-fn redeemed_in(redemption: &RedeemedCode) -> FileRef {
-    FileRef { upload_id: redemption.upload_id, name: redemption.upload_name.clone(), line: Some(redemption.line) }
-}
-
-fn kept_step(batch: &ListedBatch, held: &GivenCode, listed: Listed) -> Step {
-    let window =
-        held.end_date.map_or_else(|| "has no end date".to_owned(), |date| format!("could be handed out until {date}"));
-    Step {
-        at: at(batch),
-        what: Outcome::Kept.as_str(),
-        bank: Some(held.bank.clone()),
-        code: Some(held.code.clone()),
-        customer: Some(held.customer.clone()),
-        file: Some(list_of(batch, Some(listed))),
-        batch: Some(batch_ref(batch)),
-        why: format!("not redeemed by then, and {window}"),
-    }
-}
-
-fn left_out_step(
-    left: &LeftOut,
-    known: &Known,
-    desk: &Desk<'_>,
-    customer: &str,
-    reader: Option<&ListReader<'_>>,
-) -> Option<Step> {
-    let batch = known.draws.iter().find(|batch| batch.id == left.batch_id)?;
-    let (need, stock) = (batch.need.unwrap_or_default(), batch.stock.unwrap_or_default());
-    let fallback = left.reason == "FALLBACK";
-    let short = format!("{need} codes were needed and `{}` had {stock}", batch.bank);
-    Some(Step {
-        at: at(batch),
-        what: if fallback { Outcome::Fallback.as_str() } else { "left out" },
-        bank: Some(batch.bank.clone()),
-        code: None,
-        customer: Some(customer.to_owned()),
-        file: Some(list_of(batch, reader.map(|reader| reader.find(desk, batch, customer)))),
-        batch: Some(batch_ref(batch)),
-        why: if fallback { format!("the bank's fallback code: {short}") } else { format!("{}: {short}", left.reason) },
-    })
 }

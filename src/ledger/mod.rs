@@ -18,6 +18,7 @@ pub mod status;
 mod steps;
 pub mod undo;
 pub mod uploads;
+mod why;
 
 pub use error::LedgerError;
 pub use lists::ListReader;

@@ -14,6 +14,7 @@ use coupond::ledger::history::Life;
 use coupond::ledger::{Desk, LedgerError, ListReader};
 use coupond::outbound::{KeyedDoors, Outbound};
 use coupond::reason::Reason;
+use coupond::store::pickups::NewPickup;
 use serde_json::Value;
 
 use crate::harness::workshop::{Workshop, acme};
@@ -29,8 +30,12 @@ password_hash = "$argon2id$v=19$m=65536,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$UjpJjnDMH
 [banks.spring26]
 low_stock = 100
 [banks.autumn]
+[banks.daily]
+persistent = false
 [campaigns.winback]
 bank = "spring26"
+[campaigns.daily]
+bank = "daily"
 [campaigns.nightly]
 bank = "spring26"
 schedule = "0 0 2 * * *"
@@ -421,7 +426,7 @@ fn a_campaign_runs_when_it_is_told_to() {
     office.batch("/recipients/nightly/list.csv", "customer_id\nalice\nbob\n");
     assert_eq!(office.says(&["batch"]), "no batches\n");
     let status = office.json(&["status"]);
-    assert_eq!(status[0]["campaigns"][0]["lists"][0], "list.csv", "{status:#}");
+    assert_eq!(status[0]["campaigns"][1]["lists"][0], "list.csv", "{status:#}");
     let run = office.with(|desk| desk.run_campaign(&Name::parse("nightly").unwrap())).unwrap();
     assert_eq!((run.made.len(), run.nudged.len()), (1, 0));
     let id = run.made[0];
@@ -443,6 +448,14 @@ fn a_campaign_runs_when_it_is_told_to() {
         ]
     );
     assert!(shown.contains(&format!("file: list.{id}.csv, SHA-256 ")));
+    let file = format!("list.{id}.csv");
+    let (user, at) = ("acme-mail", office.shop.clock.now());
+    let pickup = NewPickup { campaign: "nightly", batch_id: id, file: &file, user, bytes: 1, at };
+    let namespace = office.shop.store.namespace_id(&acme()).unwrap();
+    office.shop.store.note_pickup(namespace, &pickup, false, |_, _| true).unwrap();
+    let shown = office.says(&["batch", "show", &id.to_string()]);
+    assert!(shown.contains("state: collected\n"), "{shown}");
+    assert!(shown.ends_with(&format!("fetched: {file} by acme-mail, 2026-11-25 07:00:00 EST\n")), "{shown}");
     // Its firing at 02:00 does not make a second one.
     office.shop.wait(TimeDelta::days(1));
     let _ = office.outbound.tick();
@@ -543,6 +556,37 @@ when                     what  code       customer  where                       
 }
 
 #[test]
+fn a_code_that_came_back_has_several_turns() {
+    let office = Office::new();
+    let codes = office.drop("/coupons/daily/a.csv", "code\nD1\nD2\n");
+    office.batch("/recipients/daily/one.csv", "customer_id\nalice\nbob\n");
+    office.shop.wait(TimeDelta::minutes(10));
+    office.drop("/recipients/daily/one.1.not-sent.csv", "customer_id\nalice\n");
+    assert_eq!(office.code("D1").now[0].state, "in stock");
+    assert!(office.customer("alice").now.is_empty());
+    office.shop.wait(TimeDelta::minutes(10));
+    office.batch("/recipients/daily/two.csv", "customer_id\nbob\n");
+    assert_eq!(
+        told(&office.code("D1")),
+        [
+            "uploaded a.csv: without end date; place 1 of 2 in lot 1",
+            "new batch 1 one.csv:2: `daily` gives a new code in every batch",
+            "came back batch 1 one.1.not-sent.csv: the customer was not reached: in stock again",
+            "new batch 2 two.csv:2: `daily` gives a new code in every batch",
+        ]
+    );
+    let bob = office.customer("bob");
+    assert_eq!(bob.now.iter().map(|held| held.code.as_str()).collect::<Vec<_>>(), ["D2", "D1"]);
+    assert_eq!(office.code("D2").now[0].state, "held", "a bank that gives a new code each time replaces none");
+    office.with(|desk| desk.erase("alice")).unwrap();
+    assert!(office.code("D1").steps.iter().all(|step| step.customer.as_deref() != Some("alice")));
+    office.drop("/recipients/daily/two.2.not-sent.csv", "customer_id\nbob\n");
+    let lots = office.with(|desk| desk.undo(codes)).unwrap();
+    let counts = (lots[0].added, lots[0].voided, lots[0].handed_out, lots[0].redeemed);
+    assert_eq!((counts, office.shop.remaining("daily")), ((2, 1, 1, 0), 0));
+}
+
+#[test]
 fn an_erased_customer_leaves_the_counts() {
     let office = Office::new();
     office.drop("/coupons/spring26/a.csv", "code\nA1\nA2\nA3\n");
@@ -615,7 +659,7 @@ fn a_file_is_imported_without_a_daemon() {
             "bank spring26: 0 before, 1 after",
         ]
     );
-    assert_eq!(office.json(&["banks"])[1]["end_date"], "2099-12-31");
+    assert_eq!(office.json(&["banks"])[2]["end_date"], "2099-12-31");
     assert!(import(&["coupons", &codes, "--bank", "spring26"]).status.success(), "a duplicate is no error");
     assert_eq!(office.state(3), "duplicate");
     // Refused: exit 1, with the reason.
@@ -631,7 +675,7 @@ fn a_file_is_imported_without_a_daemon() {
     for (more, why) in [
         (&["recipients", &list][..], "say for which campaign"),
         (&["recipients", &list, "--campaign", "nobody"], "has no campaign `nobody`"),
-        (&["coupons", &codes, "--bank", "nobody"], "has no bank `nobody`; there is autumn, spring26"),
+        (&["coupons", &codes, "--bank", "nobody"], "has no bank `nobody`; there is autumn, daily, spring26"),
         (&["redemptions", &codes, "--bank", "spring26"], "redemptions hold for every bank"),
         (&["redemptions", &codes, "--until", "2099-12-31"], "only coupons have an end date"),
         (&["coupons", &codes, "--until", "soon"], "write the date as YYYY-MM-DD"),

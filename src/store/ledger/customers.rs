@@ -64,6 +64,10 @@ WITH changed AS (
     RETURNING batch_id)
 SELECT count(*) AS rows FROM changed";
 
+/// Came back to stock: only with an assignment, so in one of the banks.
+const RETURNED: &str = "
+UPDATE returned SET customer = $3 WHERE namespace_id = $1 AND bank_id = ANY($4) AND customer = $2";
+
 impl Store {
     /// Puts `token` in the place of `customer` wherever it stands.
     ///
@@ -90,6 +94,12 @@ impl Store {
                 .bind::<Text, _>(token)
                 .bind::<Array<Integer>, _>(&banks)
                 .get_result(transaction)?;
+            diesel::sql_query(RETURNED)
+                .bind::<Integer, _>(namespace_id)
+                .bind::<Text, _>(customer)
+                .bind::<Text, _>(token)
+                .bind::<Array<Integer>, _>(&banks)
+                .execute(transaction)?;
             let left_out: Count = diesel::sql_query(LEFT_OUT)
                 .bind::<Integer, _>(namespace_id)
                 .bind::<Text, _>(customer)

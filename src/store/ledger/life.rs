@@ -97,6 +97,9 @@ pub struct GivenCode {
     /// Its place in the lot.
     #[diesel(sql_type = Integer)]
     pub seq: i32,
+    /// How often the code had come back to stock before.
+    #[diesel(sql_type = SmallInt)]
+    pub turn: i16,
     /// See [`crate::bank::outcome::Outcome::from_stored`].
     #[diesel(sql_type = SmallInt)]
     pub outcome: i16,
@@ -106,6 +109,47 @@ pub struct GivenCode {
     /// Last day of its window.
     #[diesel(sql_type = Nullable<Date>)]
     pub end_date: Option<NaiveDate>,
+}
+
+/// A code that came back to stock, because its customer was not reached.
+#[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
+pub struct ReturnedCode {
+    /// The bank's id.
+    #[diesel(sql_type = Integer)]
+    pub bank_id: i32,
+    /// The bank.
+    #[diesel(sql_type = Text)]
+    pub bank: String,
+    /// The code's lot.
+    #[diesel(sql_type = Integer)]
+    pub lot_id: i32,
+    /// Its place in the lot.
+    #[diesel(sql_type = Integer)]
+    pub seq: i32,
+    /// The turn that came back.
+    #[diesel(sql_type = SmallInt)]
+    pub turn: i16,
+    /// The code.
+    #[diesel(sql_type = Text)]
+    pub code: String,
+    /// Who was not reached.
+    #[diesel(sql_type = Text)]
+    pub customer: String,
+    /// The batch that had assigned it.
+    #[diesel(sql_type = BigInt)]
+    pub batch_id: i64,
+    /// That batch's campaign.
+    #[diesel(sql_type = Text)]
+    pub campaign: String,
+    /// The not-sent list.
+    #[diesel(sql_type = BigInt)]
+    pub upload_id: i64,
+    /// That list's file name.
+    #[diesel(sql_type = Text)]
+    pub upload_name: String,
+    /// When it was received.
+    #[diesel(sql_type = Timestamptz)]
+    pub returned_at: DateTime<Utc>,
 }
 
 /// A customer who got no code of the bank in a batch.
@@ -134,8 +178,8 @@ FROM redemption r JOIN upload u ON u.namespace_id = r.namespace_id AND u.id = r.
 WHERE r.namespace_id = $1 AND r.code = ANY($2) ORDER BY r.redeemed_at, r.code";
 
 const GIVEN: &str = "
-SELECT a.bank_id, b.name AS bank, b.persistent, a.customer, a.channel, a.draw, a.batch_id, a.lot_id, a.seq, a.outcome,
-    a.code, l.end_date
+SELECT a.bank_id, b.name AS bank, b.persistent, a.customer, a.channel, a.draw, a.batch_id, a.lot_id, a.seq, a.turn,
+    a.outcome, a.code, l.end_date
 FROM assignment a
 JOIN bank b ON b.namespace_id = a.namespace_id AND b.id = a.bank_id
 JOIN lot l ON l.namespace_id = a.namespace_id AND l.bank_id = a.bank_id AND l.id = a.lot_id
@@ -147,6 +191,15 @@ const OF_CUSTOMER: &str = "
 ORDER BY a.bank_id, a.channel, a.draw";
 
 const OF_PLACE: &str = " AND a.bank_id = $2 AND a.lot_id = $3 AND a.seq = $4 ORDER BY a.draw";
+
+const RETURNED: &str = "
+SELECT t.bank_id, k.name AS bank, t.lot_id, t.seq, t.turn, t.code, t.customer, t.batch_id, b.campaign, t.upload_id,
+    u.name AS upload_name, t.returned_at
+FROM returned t
+JOIN bank k ON k.namespace_id = t.namespace_id AND k.id = t.bank_id
+JOIN batch b ON b.namespace_id = t.namespace_id AND b.id = t.batch_id
+JOIN upload u ON u.namespace_id = t.namespace_id AND u.id = t.upload_id
+WHERE t.namespace_id = $1";
 
 const LEFT_OUT: &str = "
 SELECT n.batch_id, n.reason FROM unassigned n
@@ -176,18 +229,42 @@ impl Store {
             .load(&mut self.connection()?)?)
     }
 
-    /// Who was given the code at one place of a lot.
+    /// Who was given the code at one place of a lot, turn by turn.
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
-    pub fn given_code(&self, namespace_id: i32, at: &BankedCode) -> Result<Option<GivenCode>, StoreError> {
+    pub fn given_code(&self, namespace_id: i32, at: &BankedCode) -> Result<Vec<GivenCode>, StoreError> {
         Ok(diesel::sql_query(format!("{GIVEN}{OF_PLACE}"))
             .bind::<Integer, _>(namespace_id)
             .bind::<Integer, _>(at.bank_id)
             .bind::<Integer, _>(at.lot_id)
             .bind::<Integer, _>(at.seq)
-            .get_result(&mut self.connection()?)
-            .optional()?)
+            .load(&mut self.connection()?)?)
+    }
+
+    /// When the code at one place of a lot came back to stock, turn by turn.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn returned_code(&self, namespace_id: i32, at: &BankedCode) -> Result<Vec<ReturnedCode>, StoreError> {
+        let place = " AND t.bank_id = $2 AND t.lot_id = $3 AND t.seq = $4 ORDER BY t.turn";
+        Ok(diesel::sql_query(format!("{RETURNED}{place}"))
+            .bind::<Integer, _>(namespace_id)
+            .bind::<Integer, _>(at.bank_id)
+            .bind::<Integer, _>(at.lot_id)
+            .bind::<Integer, _>(at.seq)
+            .load(&mut self.connection()?)?)
+    }
+
+    /// The codes that came back to stock because a customer was not reached.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn returned_by(&self, namespace_id: i32, customer: &str) -> Result<Vec<ReturnedCode>, StoreError> {
+        Ok(diesel::sql_query(format!("{RETURNED} AND t.customer = $2 ORDER BY t.returned_at"))
+            .bind::<Integer, _>(namespace_id)
+            .bind::<Text, _>(customer)
+            .load(&mut self.connection()?)?)
     }
 
     /// Every code that a customer was given, by bank, channel and draw.

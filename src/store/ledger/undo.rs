@@ -41,15 +41,20 @@ pub struct VoidedLot {
 const LOCK: &str = "
 SELECT l.id FROM lot l WHERE l.namespace_id = $1 AND l.upload_id = $2 ORDER BY l.bank_id, l.id FOR NO KEY UPDATE";
 
+/// What a customer has is an assignment that did not come back; what is neither with a customer nor waiting in one of the
+/// lot's two queues was redeemed.
 const COUNT: &str = "
-SELECT b.name AS bank, l.end_date, l.size::bigint AS size,
-    (SELECT count(*) FROM assignment a
-     WHERE a.namespace_id = $1 AND a.bank_id = l.bank_id AND a.lot_id = l.id) AS handed_out,
-    l.redeemed_ahead + l.next_seq - (SELECT count(*) FROM assignment a
-     WHERE a.namespace_id = $1 AND a.bank_id = l.bank_id AND a.lot_id = l.id) AS redeemed,
-    l.voided_at AS voided_before
-FROM lot l JOIN bank b ON b.namespace_id = l.namespace_id AND b.id = l.bank_id
-WHERE l.namespace_id = $1 AND l.upload_id = $2 ORDER BY b.name, l.id";
+SELECT c.bank, c.end_date, c.size, c.handed_out, c.size - c.handed_out - c.waiting AS redeemed, c.voided_before
+FROM (
+    SELECT l.id, b.name AS bank, l.end_date, l.size::bigint AS size, l.voided_at AS voided_before,
+        ((l.size - l.next_seq - l.redeemed_ahead) + (l.returns - l.next_return - l.returns_redeemed))::bigint AS waiting,
+        (SELECT count(*) FROM assignment a
+         WHERE a.namespace_id = $1 AND a.bank_id = l.bank_id AND a.lot_id = l.id)
+        - (SELECT count(*) FROM returned t
+           WHERE t.namespace_id = $1 AND t.bank_id = l.bank_id AND t.lot_id = l.id) AS handed_out
+    FROM lot l JOIN bank b ON b.namespace_id = l.namespace_id AND b.id = l.bank_id
+    WHERE l.namespace_id = $1 AND l.upload_id = $2) c
+ORDER BY c.bank, c.id";
 
 const VOID: &str = "
 UPDATE lot SET voided_at = $3 WHERE namespace_id = $1 AND upload_id = $2 AND voided_at IS NULL";
@@ -59,7 +64,8 @@ const ANY_VOID: &str = "
 SELECT EXISTS (SELECT FROM lot l JOIN new_lot n ON n.bank_id = l.bank_id
     WHERE l.namespace_id = $1 AND l.voided_at IS NOT NULL) AS any_void";
 
-/// From `next_seq` on nothing was handed out, and of a void lot nothing ever will be.
+/// From `next_seq` on nothing was handed out, and of a void lot nothing ever will be. What was handed out and came back
+/// stays: its assignment says that somebody may have seen it.
 const LEAVE_VOID_LOTS: &str = "
 DELETE FROM coupon c USING lot l, new_lot n, staged_coupon_";
 const THAT_COME_AGAIN: &str = " s
