@@ -24,7 +24,7 @@ use crate::lifecycle::{AnyError, Lifecycle, Outcome};
 use crate::openpgp::Keyring;
 use crate::outbound::{KeyedDoors, Outbound};
 use crate::sftp;
-use crate::spool::{Layout, Reception, durable, tree};
+use crate::spool::{Layout, Reception, durable, retention, tree};
 use crate::store::private::PrivateServer;
 use crate::store::{Store, StoreError};
 use crate::telemetry::{BankRemaining, Metrics};
@@ -377,16 +377,33 @@ fn drops_worker(parts: &Parts) -> Worker {
 }
 
 fn sweep_worker(parts: &Parts, reception: &Arc<Reception>) -> Worker {
-    let reception = Arc::clone(reception);
+    let (reception, swept) = (Arc::clone(reception), parts.clone());
     Worker {
         name: "sweep",
         bell: parts.stop.clone(),
         look_every: SWEEP_EVERY,
         work: Box::new(move |_| {
             reception.purge_partial()?;
+            sweep(&swept)?;
             Ok(None)
         }),
     }
+}
+
+/// What comes with time in every namespace: suspicion reports on days that are over, and the end of old files.
+fn sweep(parts: &Parts) -> anyhow::Result<()> {
+    let settings = parts.live.current();
+    for namespace in settings.namespaces.values() {
+        let (now, layout) = (parts.clock.now(), Layout::new(&settings.state_dir, &namespace.name));
+        inbound::report_suspicions(&parts.store, &settings, namespace, now)?;
+        let namespace_id = parts.store.namespace_id(&namespace.name)?;
+        let gone = retention::sweep(&parts.store, &layout, namespace_id, settings.spool.archive_keep, now)?;
+        if !gone.is_nothing() {
+            let retention::Gone { originals, reports, assignments } = gone;
+            tracing::info!(namespace = %namespace.name, originals, reports, assignments, "Deleted old files");
+        }
+    }
+    Ok(())
 }
 
 fn spawn_worker(life: &Lifecycle, parts: &Parts, mut worker: Worker) {

@@ -8,9 +8,7 @@
 //! Around them: [`config`] (what the admin wrote, checked), [`plaintext`] (from a file as received to verified rows),
 //! [`openpgp`] (the only user of the OpenPGP library), [`reason`] (every reason a report can give),
 //! [`recipients`] (which rows of a list count, for both flows), [`schedule`] (when a campaign's batches are due), [`clock`].
-//! [`openpgp`] (the only user of the OpenPGP library), [`reason`] (every reason a report can give), [`clock`],
-//! [`alert`] (what people must hear of, by mail and log), [`cli`] (the commands).
-//! [`ledger`] (what an admin asks and does by hand), [`cli`] (the commands).
+//! [`alert`] (what people must hear of, by mail and log), [`ledger`] (what an admin asks and does by hand), [`cli`] (the commands).
 
 pub mod alert;
 pub mod bank;

@@ -96,6 +96,8 @@ reasons! {
     DuplicateInBank, "DUPLICATE_IN_BANK", Note, "The bank has the code already; its old end date stands.";
     AlreadyRedeemed, "ALREADY_REDEEMED", Note, "The code was redeemed before.";
     RedeemedUnassigned, "REDEEMED_UNASSIGNED", Note, "A code was redeemed that nobody had been given.";
+    RedeemedBeforeUpload, "REDEEMED_BEFORE_UPLOAD", Note, "A code was redeemed before any bank had it.";
+    RedemptionBurst, "REDEMPTION_BURST", Note, "So many codes of one lot were redeemed at once that a list of them may be out.";
     UnknownCode, "UNKNOWN_CODE", Note, "No bank has the code; it is remembered.";
     CaseDiffers, "CASE_DIFFERS", Note, "Matched a code that differs only in ASCII case.";
     AmbiguousCode, "AMBIGUOUS_CODE", Note, "Several codes differ from it only in ASCII case; none was taken.";
@@ -117,6 +119,7 @@ reasons! {
     RepeatedCustomer, "REPEATED_CUSTOMER", Note, "The same customer stood earlier in this list.";
     AlreadyReturned, "ALREADY_RETURNED", Note, "The customer's code had come back to stock before.";
     HoldStays, "HOLD_STAYS", Note, "The bank is persistent: customers who were not reached keep their code.";
+    ColumnNameTaken, "COLUMN_NAME_TAKEN", Note, "A column of the list has the name of one that the assignment file adds.";
     ShortStock, "SHORT_STOCK", Note, "The bank had no code left for this customer.";
     RejectsCut, "REJECTS_CUT", Note, "More rows are listed than the list takes; the counts are whole.";
 }

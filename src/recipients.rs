@@ -44,6 +44,9 @@ pub struct Columns {
     longest: usize,
 }
 
+/// What an assignment file has behind the list's own columns.
+pub const ADDED_COLUMNS: [&str; 4] = ["bank_name", "code", "end_date", "outcome"];
+
 /// The column that every list has.
 const CUSTOMER_ID: &str = "customer_id";
 

@@ -33,23 +33,9 @@ fn notes(settings: &Settings) -> Vec<String> {
         let directory = settings.file.with_file_name("namespaces");
         notes.push(format!("nobody can log in yet: put one file per brand into {}", directory.display()));
     }
-    let idle = idle(settings);
-    if !idle.is_empty() {
-        notes.push(format!("this version sends no alerts yet, so these have no effect: {}", idle.join(", ")));
+    let notify = settings.namespaces.values().any(|namespace| !namespace.notify.is_empty());
+    if notify && settings.mail.is_none() {
+        notes.push("`notify` is set and `[mail]` is not: alerts are only logged".to_owned());
     }
     notes
-}
-
-/// Settings that are checked and that nothing acts on yet. An admin who sets one would wait for an alert in vain.
-fn idle(settings: &Settings) -> Vec<&'static str> {
-    let any = |set: fn(&Namespace) -> bool| settings.namespaces.values().any(set);
-    [
-        ("`[mail]`", settings.mail.is_some()),
-        ("`notify`", any(|namespace| !namespace.notify.is_empty())),
-        ("`low_stock`", any(|namespace| namespace.banks.values().any(|bank| bank.low_stock.is_some()))),
-        ("`expected_by`", any(|namespace| namespace.redemptions.expected_by.is_some())),
-    ]
-    .into_iter()
-    .filter_map(|(key, set)| set.then_some(key))
-    .collect()
 }

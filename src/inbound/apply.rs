@@ -16,7 +16,7 @@ use super::Work;
 use super::error::InboundError;
 use super::mended::Source;
 use super::tally::Tally;
-use crate::plaintext::RecordReader;
+use crate::plaintext::{Layer, RecordReader};
 use crate::reason::{Finding, Reason};
 use crate::spool::Kind;
 use crate::store::{StoreError, Transaction, banks, uploads};
@@ -29,6 +29,27 @@ pub(super) type Rows = RecordReader<Source>;
 pub struct Effect {
     /// Per bank, by name.
     pub banks: Vec<BankEffect>,
+    /// What of it nobody should have redeemed.
+    pub suspicion: Vec<Suspicion>,
+}
+
+/// Redemptions in one lot that look wrong: counts and where to look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Suspicion {
+    /// Why: a stable reason code.
+    pub reason: &'static str,
+    /// The bank.
+    pub bank: String,
+    /// The lot.
+    pub lot: i32,
+    /// The upload that brought the lot.
+    pub coupons_upload: i64,
+    /// How many codes.
+    pub count: i64,
+    /// The first line of this file that has one.
+    pub first_line: i64,
+    /// The last.
+    pub last_line: i64,
 }
 
 /// What an upload did to one bank.
@@ -79,6 +100,7 @@ fn refuse(rows: &mut Rows, finding: Finding) -> InboundError {
 /// Ends the reading: what the reader noticed, the row count in the file's name, the reject limit.
 fn judge(work: &Work<'_>, rows: &Rows, tally: &mut Tally) -> Result<(), InboundError> {
     tally.take_notes(rows.notes());
+    warn_of_extension(work, rows, tally);
     if let Some(wanted) = work.file_name.rows.filter(|wanted| *wanted != tally.rows.read) {
         return Err(InboundError::Reject(Finding::file(
             Reason::RowCountDiffers,
@@ -86,6 +108,20 @@ fn judge(work: &Work<'_>, rows: &Rows, tally: &mut Tally) -> Result<(), InboundE
         )));
     }
     Ok(tally.judge()?)
+}
+
+/// A name that promises encryption or compression, and content without it: somebody forgot a step.
+fn warn_of_extension(work: &Work<'_>, rows: &Rows, tally: &mut Tally) {
+    let Some(summary) = rows.source().summary() else { return };
+    let extension = work.claimed.name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    let has = |is: fn(&Layer) -> bool| summary.layers.iter().any(is);
+    let promised = match extension.as_deref() {
+        Some("gpg" | "pgp" | "asc") if !has(|layer| matches!(layer, Layer::Openpgp { .. })) => "encrypted",
+        Some("gz" | "gzip") if !has(|layer| matches!(layer, Layer::Gzip)) => "packed with gzip",
+        _ => return,
+    };
+    let message = format!("the file is not {promised}, though its name says so");
+    tally.warn(Finding::file(Reason::ExtensionDiffers, message), 1);
 }
 
 /// Stops when the same content was applied at the same place before.

@@ -18,6 +18,7 @@ mod lease;
 mod mended;
 mod receive_local;
 mod report;
+mod suspicion;
 mod tally;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +42,7 @@ use apply::Rows;
 pub use error::{InboundError, RetryCause};
 pub use receive_local::{LocalDrops, made_banks, recover_drops};
 use report::{Content, Ending};
+pub use suspicion::{SuspicionError, report_suspicions};
 use tally::Tally;
 
 /// After so many failures that nobody but the daemon is at fault for, an admin looks.
@@ -261,9 +263,10 @@ impl Inbound {
             let content = content(rows);
             let ending = Ending::Effect(Verdict::Applied, effect);
             self.metrics.rows_applied(&work.namespace.name, work.place.kind, tally.rows.accepted);
-            let report = write_report(work, prepared, tally, content, &ending)?;
+            let now = self.clock.now();
+            let report = write_report(work, prepared, tally, content, &ending, now)?;
             let sha256 = content.map(|content| content.sha256);
-            let finish = Finish { verdict: Verdict::Applied, sha256, report: &report, now: work.now };
+            let finish = Finish { verdict: Verdict::Applied, sha256, report: &report, now };
             uploads::finish(transaction, work.claimed, &finish)?;
             fail::fail_point!("inbound-before-commit", |_| std::process::abort());
             Ok(finished(work, Verdict::Applied, report))
@@ -280,9 +283,10 @@ impl Inbound {
         ending: &Ending,
     ) -> Result<FinishedUpload, RetryCause> {
         let verdict = ending.verdict();
-        let report = write_report(work, prepared, &mut tally, content, ending)?;
+        let now = self.clock.now();
+        let report = write_report(work, prepared, &mut tally, content, ending, now)?;
         let sha256 = content.map(|content| content.sha256);
-        let finish = Finish { verdict, sha256, report: &report, now: work.now };
+        let finish = Finish { verdict, sha256, report: &report, now };
         self.store.transaction(|transaction| uploads::finish(transaction, work.claimed, &finish))?;
         Ok(finished(work, verdict, report))
     }
@@ -331,13 +335,14 @@ fn write_report(
     tally: &mut Tally,
     content: Option<Content>,
     ending: &Ending,
+    now: DateTime<Utc>,
 ) -> Result<String, std::io::Error> {
     let mut counted = tally.finish()?;
     // Counted while reading, before it was known that nothing comes of them.
     if !matches!(ending, Ending::Effect(..)) {
         counted.rows.accepted = 0;
     }
-    let report = report::render(work, ending, content, counted)?;
+    let report = report::render(work, ending, content, counted, now)?;
     prepared.write_report(&report)?;
     Ok(report)
 }

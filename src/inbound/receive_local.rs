@@ -1,6 +1,8 @@
 //! Takes files that were dropped locally into the flow: the same upload rows, the same reports.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 
@@ -15,21 +17,33 @@ use crate::store::{Store, StoreError};
 #[derive(Debug, Default)]
 pub struct LocalDrops {
     stillness: Stillness,
+    /// Files that could not be taken: said once each, tried again.
+    stuck: BTreeSet<PathBuf>,
 }
 
 impl LocalDrops {
-    /// Takes every file that has been still long enough. Returns how many were taken.
+    /// Takes every file that has been still long enough. Returns how many were taken. One that cannot be taken (another
+    /// owner's, say) stays where it is and holds up no other.
     ///
     /// # Errors
-    /// The first disk or store error; the rest is taken next time.
+    /// The first store error, or that of listing a directory; the rest is taken next time.
     pub fn take_ready(&mut self, store: &Store, settings: &Settings, now: DateTime<Utc>) -> Result<usize, RetryCause> {
         let mut taken = 0;
         for namespace in settings.namespaces.values() {
             let layout = Layout::new(&settings.state_dir, &namespace.name);
             let places = tree::places(namespace, &made_banks(store, namespace)?);
-            for drop in self.stillness.ready(&layout, &places, now, settings.spool.settle)? {
-                take(store, namespace, &layout, &drop, now)?;
-                taken += 1;
+            let ready = self.stillness.ready(&layout, &places, now, settings.spool.settle)?;
+            self.stuck.retain(|path| !path.starts_with(layout.root()) || ready.iter().any(|drop| drop.path == *path));
+            for drop in ready {
+                match take(store, namespace, &layout, &drop, now) {
+                    Ok(()) => taken += 1,
+                    Err(RetryCause::Io(error)) => {
+                        if self.stuck.insert(drop.path.clone()) {
+                            tracing::error!(namespace = %namespace.name, path = ?drop.path, %error, "Failed to take a local file, will try again");
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(taken)
@@ -53,6 +67,10 @@ fn take(
     now: DateTime<Utc>,
 ) -> Result<(), RetryCause> {
     let namespace_id = store.namespace_id(&namespace.name)?;
+    // Before the row: a file that cannot even be opened must not leave one at every try.
+    if !durable::sync_file(&drop.path)? {
+        return Ok(());
+    }
     let new = NewDrop {
         kind: drop.place.kind.as_str(),
         target: drop.place.target.as_ref().map_or("", Name::as_str),
@@ -61,8 +79,11 @@ fn take(
         bytes: i64::try_from(drop.bytes).map_err(io::Error::other)?,
     };
     let id = store.begin_drop(namespace_id, &new, now)?;
-    let moved = durable::sync_file(&drop.path)? && durable::move_file(&drop.path, &layout.incoming_file(id))?;
-    if !moved {
+    let moved = durable::move_file(&drop.path, &layout.incoming_file(id));
+    if moved.is_err() && drop.path.try_exists()? {
+        store.forget_drop(namespace_id, id)?;
+    }
+    if !moved? {
         // Whoever dropped it took it away again, or another daemon was faster.
         return Ok(store.forget_drop(namespace_id, id)?);
     }

@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use super::Work;
-use super::apply::{BankEffect, Effect};
+use super::apply::{BankEffect, Effect, Suspicion};
 use super::tally::{Counted, RowCounts, Warning};
 use crate::reason::Finding;
 use crate::spool::Kind;
@@ -40,6 +40,8 @@ pub struct Report<'a> {
     repeats_upload: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refused>,
+    #[serde(skip_serializing_if = "<[Suspicion]>::is_empty")]
+    suspicion: &'a [Suspicion],
     warnings: Vec<Warning>,
     received_at: String,
     finished_at: String,
@@ -95,12 +97,17 @@ pub fn render(
     ending: &Ending,
     content: Option<Content>,
     Counted { rows, warnings, columns }: Counted,
+    now: DateTime<Utc>,
 ) -> serde_json::Result<String> {
     let target = work.place.target.as_ref().map(crate::config::Name::as_str);
     let recipients = work.place.kind == Kind::Recipients;
     let (mut banks, mut repeats_upload, mut refused) = (Vec::new(), None, None);
+    let mut suspicion: &[Suspicion] = &[];
     match ending {
-        Ending::Effect(_, effect) => banks.clone_from(&effect.banks),
+        Ending::Effect(_, effect) => {
+            banks.clone_from(&effect.banks);
+            suspicion = &effect.suspicion;
+        }
         Ending::Refused(_, finding) => {
             refused = Some(Refused {
                 reason: finding.reason.as_str(),
@@ -130,9 +137,10 @@ pub fn render(
         banks,
         repeats_upload,
         refused,
+        suspicion,
         warnings,
         received_at: instant(work.claimed.received_at),
-        finished_at: instant(work.now),
+        finished_at: instant(now),
     };
     serde_json::to_string_pretty(&report).map(|json| json + "\n")
 }

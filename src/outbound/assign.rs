@@ -26,6 +26,10 @@ impl Outbound {
             return Ok(Assigned::Done(None));
         }
         let bank = job.bank()?;
+        // A redemption file that came before the list may be larger than the list and take longer.
+        if self.store.earlier_files_undecided(claim.namespace_id, claim.id)? {
+            return Ok(Assigned::NotYet);
+        }
         let as_of = self.store.redemptions_as_of(claim.namespace_id)?;
         match gate::freshness(&job.namespace.redemptions, job.batch.persistent, as_of, now) {
             Freshness::Fresh => {}

@@ -16,7 +16,7 @@ use super::manifest::{ListedFile, Rows};
 use super::{Job, ListError, Outbound, OutboundError, stem};
 use crate::bank::outcome::Outcome;
 use crate::config::Bank;
-use crate::recipients::{Columns, Row};
+use crate::recipients::{ADDED_COLUMNS, Columns, Row};
 use crate::spool::{Prepared, durable};
 use crate::store::StoreError;
 use crate::store::recipients::{Got, Recipients, Recorded};
@@ -139,7 +139,7 @@ impl<I: Iterator<Item = Result<Got, StoreError>>> Merge<'_, I> {
         let Some(columns) = &self.columns else {
             let columns = Columns::read(row, self.job.settings.limits.customer_id_bytes).map_err(ListError::Refused)?;
             let mut file = OutFile::create(self.job, self.seal, "csv")?;
-            file.write(columns.names().iter().map(String::as_str), &["bank_name", "code", "end_date", "outcome"])?;
+            file.write(columns.names().iter().map(String::as_str), &ADDED_COLUMNS)?;
             self.assigned = Some(file);
             self.columns = Some(columns);
             return Ok(());

@@ -55,6 +55,8 @@ use crate::store::{Store, StoreError};
 
 /// How long until somebody looks for accepted lists again, if nobody wakes the flow earlier.
 const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(2);
+/// How long a batch is left alone whose turn comes as soon as other files are processed.
+const AT_ONCE: TimeDelta = TimeDelta::milliseconds(250);
 /// How long a waiting batch, or one that met a passing fault, is left alone.
 const SOON: TimeDelta = TimeDelta::seconds(5);
 /// How long a batch is left alone that an admin must see to.
@@ -99,6 +101,8 @@ impl<'a> Job<'a> {
 enum Assigned {
     /// The batch is assigned; its recipients may still be in a table.
     Done(Option<crate::store::recipients::Recipients>),
+    /// Files that came before the list are still being processed.
+    NotYet,
     /// The batch waits.
     Waits { reason: String, compared: Option<(i64, i64)> },
 }
@@ -176,6 +180,10 @@ impl Outbound {
         let mut recipients = None;
         if job.batch.progress != Progress::Assigned {
             match self.assign(&job)? {
+                Assigned::NotYet => {
+                    let (why, again) = ("files that came before its list", self.clock.now() + AT_ONCE);
+                    return Ok(self.store.put_batch_off(job.batch.claim, why, again)?);
+                }
                 Assigned::Waits { reason, compared } => return self.wait(&job, &reason, compared),
                 Assigned::Done(loaded) => recipients = loaded,
             }

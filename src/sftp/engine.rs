@@ -193,10 +193,11 @@ impl Engine {
             }
             self.kinds.extend(kinds);
         }
-        Ok(ids
-            .iter()
-            .map(|id| id.and_then(|id| self.kinds.get(&id)).is_some_and(|kind| tree::sees_kind(role, *kind)))
-            .collect())
+        let kind = |(id, name): (&Option<i64>, &Vec<u8>)| match id {
+            Some(id) => self.kinds.get(id).copied(),
+            None => is_suspicion(name).then_some(Kind::Redemptions),
+        };
+        Ok(ids.iter().zip(names).map(|file| kind(file).is_some_and(|kind| tree::sees_kind(role, kind))).collect())
     }
 
     /// Whether anything is open: a stop waits for that.
@@ -251,6 +252,11 @@ fn reported_upload(name: &[u8]) -> Option<i64> {
     std::str::from_utf8(id).ok()?.parse().ok()
 }
 
+/// `suspicion.<date>.csv`: about redemptions, of no one upload.
+fn is_suspicion(name: &[u8]) -> bool {
+    name.starts_with(b"suspicion.") && name.ends_with(b".csv")
+}
+
 fn millis(since: std::time::Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
@@ -269,7 +275,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 #[cfg(test)]
 mod tests {
-    use super::reported_upload;
+    use super::{is_suspicion, reported_upload};
 
     #[test]
     fn report_names_tell_their_upload() {
@@ -279,5 +285,6 @@ mod tests {
         assert_eq!(reported_upload(b"a.csv.report.json"), None);
         assert_eq!(reported_upload(b"a.17.txt"), None);
         assert_eq!(reported_upload(b""), None);
+        assert!(is_suspicion(b"suspicion.2026-03-02.csv") && !is_suspicion(b"suspicion.2026-03-02.txt"));
     }
 }

@@ -28,14 +28,19 @@ impl FileName {
     /// A [`Reason::BadNameToken`] for `until-` without a date, `rows-` without a number or `not-sent` without a batch:
     /// guessing would give every row a wrong end date.
     pub fn parse(name: &str) -> Result<Self, Finding> {
-        let mut parts = name.split('.');
-        let mut read = Self { stem: parts.next().unwrap_or_default().to_owned(), ..Self::default() };
+        let stem = name.split('.').next().unwrap_or_default().to_owned();
+        let mut read = Self { stem, ..Self::default() };
         let mut before = None;
-        for token in parts {
+        // Systems that write names in capitals mean the same: `LIST.PROOF.CSV` must not go out to customers.
+        let lower = name.to_ascii_lowercase();
+        for token in lower.split('.').skip(1) {
             if let Some(date) = token.strip_prefix("until-") {
-                read.until = Some(parse_date(date).ok_or_else(|| bad(token, "a date as until-YYYY-MM-DD"))?);
+                let date = parse_date(date).ok_or_else(|| bad(token, "a date as until-YYYY-MM-DD"))?;
+                once(&mut read.until, date, token)?;
             } else if let Some(rows) = token.strip_prefix("rows-") {
-                read.rows = Some(rows.parse().map_err(|_| bad(token, "a number as rows-100000"))?);
+                let rows = Some(rows).filter(|rows| rows.bytes().all(|byte| byte.is_ascii_digit()));
+                let rows = rows.and_then(|rows| rows.parse().ok());
+                once(&mut read.rows, rows.ok_or_else(|| bad(token, "a number as rows-100000"))?, token)?;
             } else if token == "proof" {
                 read.proof = true;
             } else if token == "rejects" {
@@ -51,6 +56,17 @@ impl FileName {
             read.rows = None;
         }
         Ok(read)
+    }
+}
+
+/// Sets what a token says; a second one that says something else is a slip.
+fn once<T: PartialEq>(place: &mut Option<T>, value: T, token: &str) -> Result<(), Finding> {
+    match place {
+        Some(before) if *before != value => Err(bad(token, "what an earlier part of the name says")),
+        _ => {
+            *place = Some(value);
+            Ok(())
+        }
     }
 }
 
@@ -86,7 +102,9 @@ mod tests {
         check("list.rows-100000.csv", "list", None, false, Some(100_000));
         check("a.proof.rows-2.until-2026-02-03.csv", "a", Some("2026-02-03"), true, Some(2));
         check("proof.csv", "proof", None, false, None);
-        check("list.Proof.csv", "list", None, false, None);
+        check("List.Proof.csv", "List", None, true, None);
+        check("A.UNTIL-2026-12-31.ROWS-2.CSV", "A", Some("2026-12-31"), false, Some(2));
+        check("a.rows-2.rows-2.csv", "a", None, false, Some(2));
         check("plain", "plain", None, false, None);
         check(".hidden", "", None, false, None);
     }
@@ -117,6 +135,8 @@ mod tests {
             "a.rows-.csv",
             "list.not-sent.csv",
             "list.x.not-sent.csv",
+            "a.rows-+2.csv",
+            "a.until-2026-12-31.until-2027-12-31.csv",
         ] {
             assert_eq!(FileName::parse(name).unwrap_err().reason, Reason::BadNameToken, "{name}");
         }

@@ -11,6 +11,7 @@ mod place;
 mod prepared;
 mod publish;
 mod reception;
+pub mod retention;
 pub mod tree;
 
 pub use file_name::{FileName, parse_date};

@@ -182,16 +182,20 @@ impl Reception {
         let id = self.store.begin_receiving(spot, &session, self.clock.now())?;
         fail::fail_point!("reception::begun");
         let path = self.layout(&sender.namespace).incoming_file(id);
-        let file = match create(&path) {
-            // A row is begun without waiting for the disk; a crash of the database loses it, and may give its number anew.
-            // What lies there belongs to no upload: to resume it would mix two clients' files.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                std::fs::remove_file(&path)?;
-                create(&path)?
+        match create_anew(&path) {
+            Ok(file) => Ok(self.receiving(sender, spot, (id, session), (path, file), 0)),
+            Err(error) => {
+                // Without its file the row would show an empty upload that nobody can finish.
+                if let Err(error) = self.store.abandon_receiving(spot.namespace_id, (id, session.as_str()), 0, false) {
+                    tracing::warn!(
+                        upload = id,
+                        error = &error as &dyn std::error::Error,
+                        "the row of an upload that has no file is still there"
+                    );
+                }
+                Err(error.into())
             }
-            created => created?,
-        };
-        Ok(self.receiving(sender, spot, (id, session), (path, file), 0))
+        }
     }
 
     fn resume(
@@ -337,6 +341,18 @@ impl Reception {
     #[must_use]
     pub fn bytes_used(&self, namespace: &Name) -> u64 {
         self.usage(namespace).total()
+    }
+}
+
+/// The store gave the id just now, so a file of that name is left of a row that a crash of the store has lost (beginning
+/// is not durable): it makes room, and whoever still writes it writes nowhere.
+fn create_anew(path: &std::path::Path) -> std::io::Result<File> {
+    match create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            std::fs::remove_file(path)?;
+            create(path)
+        }
+        other => other,
     }
 }
 

@@ -21,9 +21,11 @@ pub mod private;
 mod receiving;
 pub mod recipients;
 pub mod redemptions;
+pub mod retention;
 pub mod returns;
 pub mod schema;
 mod statistics;
+pub mod suspicion;
 pub mod uploads;
 
 pub use pool::{Connection, Store, StoreError, Transaction};

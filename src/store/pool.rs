@@ -62,7 +62,10 @@ impl StoreError {
                         | DatabaseErrorKind::ReadOnlyTransaction
                         | DatabaseErrorKind::Unknown
                 ),
-                DieselError::BrokenTransactionManager | DieselError::RollbackTransaction => true,
+                // A commit that failed, and then its rollback too: the connection went away in between.
+                DieselError::RollbackErrorOnCommit { .. }
+                | DieselError::BrokenTransactionManager
+                | DieselError::RollbackTransaction => true,
                 _ => false,
             },
             Self::Migration(_) | Self::LeaseLost { .. } | Self::Missing { .. } => false,

@@ -341,7 +341,9 @@ impl Store {
             if !matches!(source.stage, Stage::AwaitingRename | Stage::Received) {
                 return Ok(Renamed::Source(source.stage));
             }
-            let existing = newest_not_taken(connection, to)?.filter(|existing| existing.id != source.id);
+            // One that a worker has claimed meanwhile is not replaced: the new file is a new upload beside it.
+            let existing = newest_not_taken(connection, to)?
+                .filter(|existing| existing.id != source.id && existing.stage != Stage::Taken);
             if let Some(existing) = &existing {
                 if !replace || existing.stage == Stage::Receiving {
                     return Ok(Renamed::Target(existing.stage));

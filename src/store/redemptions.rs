@@ -74,18 +74,61 @@ pub struct RedemptionCounts {
     pub redeemed: i64,
 }
 
-/// What a redemption file did to one bank.
+/// What a redemption file did to one lot.
 #[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
-pub struct RedeemedInBank {
+pub struct RedeemedInLot {
     /// The bank.
     #[diesel(sql_type = Integer)]
     pub bank_id: i32,
-    /// Codes of the bank that are redeemed from now on.
+    /// The lot.
+    #[diesel(sql_type = Integer)]
+    pub lot_id: i32,
+    /// The upload that brought the lot.
+    #[diesel(sql_type = BigInt)]
+    pub coupons_upload: i64,
+    /// Codes of the lot.
+    #[diesel(sql_type = BigInt)]
+    pub size: i64,
+    /// Codes of the lot that were ever handed out.
+    #[diesel(sql_type = BigInt)]
+    pub handed_out: i64,
+    /// Codes of the lot that are redeemed from now on.
     #[diesel(sql_type = BigInt)]
     pub redeemed: i64,
+    /// The first and the last line that did that.
+    #[diesel(embed)]
+    pub lines: Lines,
     /// Of these, codes that nobody had been given.
     #[diesel(sql_type = BigInt)]
     pub unassigned: i64,
+}
+
+/// Lines of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
+pub struct Lines {
+    /// The first.
+    #[diesel(sql_type = BigInt)]
+    pub first_line: i64,
+    /// The last.
+    #[diesel(sql_type = BigInt)]
+    pub last_line: i64,
+}
+
+/// Codes of one lot that were redeemed and that nobody had been given, in any bank.
+#[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
+pub struct NobodysCodes {
+    /// The bank.
+    #[diesel(sql_type = Integer)]
+    pub bank_id: i32,
+    /// The lot.
+    #[diesel(sql_type = Integer)]
+    pub lot_id: i32,
+    /// How many.
+    #[diesel(sql_type = BigInt)]
+    pub count: i64,
+    /// Where in the file.
+    #[diesel(embed)]
+    pub lines: Lines,
 }
 
 /// A row worth a line in the report.
@@ -111,11 +154,11 @@ pub fn apply(
     namespace_id: i32,
     upload_id: i64,
     redeemed_at: DateTime<Utc>,
-) -> Result<(RedemptionCounts, Vec<RedeemedInBank>), StoreError> {
+) -> Result<(RedemptionCounts, Vec<RedeemedInLot>), StoreError> {
     match_codes(connection, namespace_id)?;
     let counts = insert(connection, namespace_id, upload_id, redeemed_at)?;
-    let banks = count_in_lots(connection, namespace_id)?;
-    Ok((counts, banks))
+    let lots = count_in_lots(connection, namespace_id)?;
+    Ok((counts, lots))
 }
 
 /// Fills `used`: each distinct spelling of the file, the code it stands for, how that was found.
@@ -123,7 +166,7 @@ fn match_codes(connection: &mut Transaction, namespace_id: i32) -> Result<(), St
     connection.batch_execute(
         "CREATE TEMPORARY TABLE used (line bigint NOT NULL, written text COLLATE \"C\" NOT NULL, \
              code text COLLATE \"C\", variants bigint NOT NULL DEFAULT 0) ON COMMIT DROP; \
-         CREATE TEMPORARY TABLE redeemed_now (code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
+         CREATE TEMPORARY TABLE redeemed_now (code text COLLATE \"C\" NOT NULL, line bigint NOT NULL) ON COMMIT DROP",
     )?;
     diesel::sql_query(
         "INSERT INTO used (line, written, code) \
@@ -146,10 +189,13 @@ fn match_other_case(connection: &mut Transaction, namespace_id: i32) -> Result<(
         "CREATE TEMPORARY TABLE variant (written text COLLATE \"C\" NOT NULL, code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
     )?;
     diesel::sql_query(
+        // One equality a side: with `IN (upper, lower)` the planner can only compare every code with every other where it
+        // takes the namespace for small, and it does so until the next ANALYZE.
         "INSERT INTO variant (written, code) \
-         SELECT DISTINCT u.written, c.code FROM used AS u \
-         JOIN coupon AS c ON c.namespace_id = $1 AND c.code IN (upper(u.written), lower(u.written)) \
-         WHERE u.code IS NULL",
+         SELECT DISTINCT u.written, c.code FROM \
+             (SELECT written, upper(written) AS folded FROM used WHERE code IS NULL \
+              UNION SELECT written, lower(written) FROM used WHERE code IS NULL) AS u \
+         JOIN coupon AS c ON c.namespace_id = $1 AND c.code = u.folded",
     )
     .bind::<Integer, _>(namespace_id)
     .execute(connection)?;
@@ -181,8 +227,8 @@ fn insert(
              INSERT INTO redemption AS r (namespace_id, code, upload_id, line, redeemed_at) \
              SELECT $1, coalesce(u.code, u.written), $2, min(u.line), $3 FROM used AS u \
              GROUP BY coalesce(u.code, u.written) ORDER BY 2 \
-             ON CONFLICT DO NOTHING RETURNING r.code) \
-         INSERT INTO redeemed_now (code) SELECT code FROM added",
+             ON CONFLICT DO NOTHING RETURNING r.code, r.line) \
+         INSERT INTO redeemed_now (code, line) SELECT code, line FROM added",
     )
     .bind::<Integer, _>(namespace_id)
     .bind::<BigInt, _>(upload_id)
@@ -205,13 +251,14 @@ fn insert(
 /// Takes the codes that nobody has been given yet, or that came back and wait (one place at most for each), out of their
 /// lots' counts. Lots are locked first, and counted in a statement
 /// of its own: a draw that went before has moved `next_seq`, and the count must see that.
-fn count_in_lots(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<RedeemedInBank>, StoreError> {
+fn count_in_lots(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<RedeemedInLot>, StoreError> {
     connection.batch_execute(
-        "CREATE TEMPORARY TABLE redeemed_coupon (bank_id integer NOT NULL, lot_id integer NOT NULL, seq integer NOT NULL) \
-         ON COMMIT DROP",
+        "CREATE TEMPORARY TABLE redeemed_coupon (bank_id integer NOT NULL, lot_id integer NOT NULL, seq integer NOT NULL, \
+             line bigint NOT NULL) ON COMMIT DROP",
     )?;
     diesel::sql_query(
-        "INSERT INTO redeemed_coupon (bank_id, lot_id, seq) SELECT c.bank_id, c.lot_id, c.seq FROM redeemed_now AS n \
+        "INSERT INTO redeemed_coupon (bank_id, lot_id, seq, line) \
+         SELECT c.bank_id, c.lot_id, c.seq, n.line FROM redeemed_now AS n \
          JOIN coupon AS c ON c.namespace_id = $1 AND c.code = n.code",
     )
     .bind::<Integer, _>(namespace_id)
@@ -225,8 +272,8 @@ fn count_in_lots(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<
     .execute(connection)?;
     Ok(diesel::sql_query(
         "WITH hit AS MATERIALIZED ( \
-             SELECT r.bank_id, r.lot_id, count(*) AS redeemed, count(*) FILTER (WHERE r.seq >= l.next_seq) AS ahead, \
-                 count(t.seq) AS returned \
+             SELECT r.bank_id, r.lot_id, count(*) AS redeemed, min(r.line) AS first_line, max(r.line) AS last_line, \
+                 count(*) FILTER (WHERE r.seq >= l.next_seq) AS ahead, count(t.seq) AS returned \
              FROM redeemed_coupon AS r \
              JOIN lot AS l ON l.namespace_id = $1 AND l.bank_id = r.bank_id AND l.id = r.lot_id \
              LEFT JOIN (SELECT x.bank_id, x.lot_id, x.seq, x.place FROM returned AS x WHERE x.namespace_id = $1) AS t \
@@ -236,8 +283,31 @@ fn count_in_lots(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<
              UPDATE lot SET redeemed_ahead = lot.redeemed_ahead + h.ahead, \
                  returns_redeemed = lot.returns_redeemed + h.returned FROM hit AS h \
              WHERE lot.namespace_id = $1 AND lot.bank_id = h.bank_id AND lot.id = h.lot_id AND h.ahead + h.returned > 0) \
-         SELECT bank_id, sum(redeemed)::bigint AS redeemed, sum(ahead + returned)::bigint AS unassigned \
-         FROM hit GROUP BY bank_id ORDER BY bank_id",
+         SELECT h.bank_id, h.lot_id, l.upload_id AS coupons_upload, l.size::bigint AS size, \
+             l.next_seq::bigint AS handed_out, h.redeemed, h.first_line, h.last_line, h.ahead + h.returned AS unassigned \
+         FROM hit AS h JOIN lot AS l ON l.namespace_id = $1 AND l.bank_id = h.bank_id AND l.id = h.lot_id \
+         ORDER BY h.bank_id, h.lot_id",
+    )
+    .bind::<Integer, _>(namespace_id)
+    .load(connection)?)
+}
+
+/// Of the codes that [`apply`] has redeemed, those that nobody had been given in any bank. Codes of the site's banks are
+/// never given to anybody and do not count; a code stands with the same line in every bank that holds it.
+///
+/// # Errors
+/// Any [`StoreError`] of the statement.
+pub fn in_nobodys_hands(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<NobodysCodes>, StoreError> {
+    Ok(diesel::sql_query(
+        "SELECT g.bank_id, g.lot_id, count(*) AS count, min(g.line) AS first_line, max(g.line) AS last_line FROM ( \
+             SELECT r.bank_id, r.lot_id, r.line, bool_and(b.audience <> 'site' AND (r.seq >= l.next_seq OR t.seq IS NOT NULL)) \
+                 OVER (PARTITION BY r.line) AS nobodys \
+             FROM redeemed_coupon AS r \
+             JOIN lot AS l ON l.namespace_id = $1 AND l.bank_id = r.bank_id AND l.id = r.lot_id \
+             JOIN bank AS b ON b.namespace_id = $1 AND b.id = r.bank_id \
+             LEFT JOIN (SELECT x.bank_id, x.lot_id, x.seq, x.place FROM returned AS x WHERE x.namespace_id = $1) AS t \
+                 ON t.bank_id = r.bank_id AND t.lot_id = r.lot_id AND t.seq = r.seq AND t.place >= l.next_return) AS g \
+         WHERE g.nobodys GROUP BY g.bank_id, g.lot_id ORDER BY g.bank_id, g.lot_id",
     )
     .bind::<Integer, _>(namespace_id)
     .load(connection)?)

@@ -7,7 +7,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Bytea, Date, Integer, Nullable, Text, Timestamptz};
 
-use super::schema::upload;
+use super::schema::{batch, upload};
 use super::{Store, StoreError, Transaction};
 use crate::spool::Kind;
 
@@ -209,6 +209,23 @@ impl Store {
             .first(&mut connection)
             .optional()?;
         Ok(report.flatten())
+    }
+
+    /// Whether coupons or redemptions that were received before the batch was due have no verdict yet.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn earlier_files_undecided(&self, namespace_id: i32, batch_id: i64) -> Result<bool, StoreError> {
+        let due_at = batch::table
+            .filter(batch::namespace_id.eq(namespace_id).and(batch::id.eq(batch_id)))
+            .select(batch::due_at)
+            .first::<DateTime<Utc>>(&mut self.connection()?)?;
+        let undecided = upload::table
+            .filter(upload::namespace_id.eq(namespace_id))
+            .filter(upload::kind.eq_any(["coupons", "redemptions"]).and(upload::dry_run.eq(false)))
+            .filter(upload::state.eq_any(["received", "active", "deferred"]))
+            .filter(upload::received_at.le(due_at));
+        Ok(diesel::select(diesel::dsl::exists(undecided)).get_result(&mut self.connection()?)?)
     }
 
     /// Remembers that the report of an upload is in `/reports/`.

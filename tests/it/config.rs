@@ -566,7 +566,7 @@ fn the_check_command() {
     assert_eq!(run_check(&tree, &[]), (Some(78), String::new(), bad.into()));
     let tree = Tree::new("").with("namespaces/acme.toml", "notify = [\"a@b.example\"]\n[banks.b]\nlow_stock = 5\n");
     let noted = "ok: 1 namespace, 0 users, 1 bank, 0 campaigns\n\
-                 note: this version sends no alerts yet, so these have no effect: `notify`, `low_stock`\n";
+                 note: `notify` is set and `[mail]` is not: alerts are only logged\n";
     assert_eq!(run_check(&tree, &[]), (Some(0), noted.into(), String::new()));
     let bare = "ok: 0 namespaces, 0 users, 0 banks, 0 campaigns\n\
                 note: nobody can log in yet: put one file per brand into namespaces\n";

@@ -184,12 +184,35 @@ fn an_empty_redemption_file_is_valid_every_day() {
 }
 
 #[test]
+fn unknown_codes_are_not_compared_with_every_code() {
+    let acme = Workshop::new(ACME);
+    let codes = |prefix: &str| (0..15_000).map(|number| format!("{prefix}{number}\n")).collect::<String>();
+    // Before anything has told the planner how many codes there are, as on a namespace's first day.
+    acme.drop("/coupons/spring26/a.csv", codes("KNOWN-"));
+    let start = std::time::Instant::now();
+    let report = acme.drop("/redemptions/used.csv", codes("unknown-") + "known-7\n");
+    assert_eq!(counts(&report), [15_001, 1, 0, 0, 15_000]);
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "took {:?}", start.elapsed());
+}
+
+#[test]
+fn tokens_in_capitals_count_and_must_not_contradict_each_other() {
+    let acme = Workshop::new(ACME);
+    acme.drop("/coupons/spring26/A.UNTIL-2026-12-31.CSV", "A1\n");
+    acme.wait(chrono::TimeDelta::days(60));
+    assert_eq!(acme.remaining("spring26"), 0);
+    let report = acme.drop("/coupons/spring26/b.until-2027-12-31.until-2028-12-31.csv", "B1\n");
+    assert_eq!(report["refused"]["reason"], "BAD_NAME_TOKEN", "{report:#}");
+}
+
+#[test]
 fn the_same_content_a_second_time_has_no_effect() {
     let acme = Workshop::new(ACME);
     let first = acme.drop("/coupons/spring26/a.csv", "code\nA1\n");
     let second = acme.drop("/coupons/spring26/b.csv", "code\nA1\n");
     assert_eq!(second["status"], "duplicate");
     assert_eq!(second["repeats_upload"], first["upload_id"]);
+    assert_eq!(second["rows"]["accepted"], 0);
     assert_eq!(acme.drop("/coupons/autumn/a.csv", "code\nA1\n")["status"], "applied", "another place");
     let list = "customer_id\nc1\n";
     assert_eq!(acme.drop("/recipients/winback/a.csv", list)["status"], "applied");
@@ -209,6 +232,27 @@ fn a_check_reports_and_applies_nothing() {
     assert_eq!(acme.rejects(&report).len(), 2);
 }
 
+#[test]
+fn a_name_that_promises_encryption_is_held_against_the_content() {
+    let acme = Workshop::new(ACME);
+    for name in ["a.csv.gpg", "b.csv.asc", "c.csv.gz"] {
+        let report = acme.drop(&format!("/coupons/spring26/{name}"), format!("code\n{name}\n"));
+        assert_eq!(
+            (report["status"].as_str(), warnings(&report)),
+            (Some("applied"), vec!["EXTENSION_DIFFERS"]),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_list_made_from_an_assignment_file_is_warned_of() {
+    let acme = Workshop::new(ACME);
+    let report = acme.drop("/recipients/winback/a.csv", "customer_id,Code,end_date\nc1,OLD,\n");
+    assert_eq!((report["status"].as_str(), warnings(&report)), (Some("applied"), vec!["COLUMN_NAME_TAKEN"]));
+    assert_eq!(report["warnings"][0]["count"], 2);
+}
+
 #[track_caller]
 fn refused(path: &str, content: impl AsRef<[u8]>, status: &str, reason: &str) {
     let acme = Workshop::new(ACME);
@@ -219,6 +263,7 @@ fn refused(path: &str, content: impl AsRef<[u8]>, status: &str, reason: &str) {
         "{report:#}"
     );
     assert!(!report["refused"]["message"].as_str().unwrap().is_empty());
+    assert_eq!(report["rows"]["accepted"], 0, "{report:#}");
     assert_eq!(acme.remaining("spring26"), 0);
     let kept = if status == "quarantined" { acme.layout().quarantine() } else { acme.layout().archive() };
     assert!(kept.join(report["upload_id"].to_string()).exists(), "the original is kept");

@@ -8,6 +8,7 @@
     reason = "a test that cannot go on ends"
 )]
 
+mod faults;
 mod harness;
 
 mod alert;

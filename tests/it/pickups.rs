@@ -1,11 +1,14 @@
-//! What comes back after an export: downloads, and lists of customers who were not reached.
+//! What comes after an export: downloads, lists of customers who were not reached, suspicions, and the end of old files.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::TimeDelta;
+use coupond::inbound::report_suspicions;
 use coupond::outbound::{Download, KeyedDoors, Outbound, collect};
+use coupond::spool::retention::{self, Gone};
 use coupond::store::pickups::Noted;
 use serde_json::{Value, json};
 
@@ -14,6 +17,9 @@ use crate::harness::workshop::{Workshop, acme};
 const ACME: &str = r#"
 [banks.spring26]
 [banks.once]
+persistent = false
+[banks.home]
+audience = "site"
 persistent = false
 [campaigns.winback]
 bank = "spring26"
@@ -65,6 +71,23 @@ impl Desk {
     fn rows(&self, campaign: &str, name: &str) -> Vec<String> {
         let path = self.shop.layout().root().join("assignments").join(campaign).join(name);
         fs::read_to_string(path).unwrap().lines().skip(1).map(ToOwned::to_owned).collect()
+    }
+
+    fn suspicions(&self) -> usize {
+        let settings = self.shop.live.current();
+        report_suspicions(&self.shop.store, &settings, &settings.namespaces[&acme()], self.shop.clock.now()).unwrap()
+    }
+
+    fn suspicion(&self, date: &str) -> Vec<String> {
+        let path = self.shop.layout().reports().join(format!("suspicion.{date}.csv"));
+        fs::read_to_string(path).unwrap().lines().skip(1).map(ToOwned::to_owned).collect()
+    }
+
+    /// Deletes what is older than `days`.
+    fn sweep(&self, days: u64) -> Gone {
+        let namespace = self.shop.store.namespace_id(&acme()).unwrap();
+        let keep = Duration::from_secs(days * 24 * 3600);
+        retention::sweep(&self.shop.store, &self.shop.layout(), namespace, keep, self.shop.clock.now()).unwrap()
     }
 
     fn fetch(&self, path: &str) -> Noted {
@@ -186,4 +209,91 @@ fn a_not_sent_list_must_name_an_exported_batch_of_its_campaign() {
     desk.tick();
     refused(&desk, &format!("/recipients/daily/try.{}.not-sent.csv", batch + 1), "UNKNOWN_BATCH");
     assert_eq!(desk.shop.remaining("once"), 0);
+}
+
+fn numbered(prefix: &str, count: usize) -> String {
+    (0..count).map(|number| format!("{prefix}{number}\n")).collect()
+}
+
+#[test]
+fn what_nobody_should_have_redeemed_is_reported_once_a_day() {
+    let desk = Desk::new();
+    let coupons = desk.shop.drop("/coupons/once/a.csv", numbered("A", 300))["upload_id"].as_i64().unwrap();
+    desk.shop.drop("/coupons/spring26/b.csv", "B1\nB2\n");
+    desk.shop.drop("/coupons/home/h.csv", numbered("H", 500));
+    let list: String = (0..250).map(|n| format!("c{n}\n")).collect();
+    let batch = desk.batch("daily", &format!("customer_id\n{list}"));
+    desk.batch("winback", "customer_id\nc1\n");
+    desk.shop.wait(TimeDelta::hours(1));
+    let rows = desk.rows("daily", &format!("list.{batch}.csv"));
+    let given: Vec<&str> = rows.iter().map(|row| row.split(',').nth(2).unwrap()).collect();
+    // Few codes that were given, and many of the site's, are nothing to speak of.
+    let quiet = format!("{}\n{}", given[..50].join("\n"), numbered("H", 99));
+    assert_eq!(desk.shop.drop("/redemptions/quiet.csv", quiet).get("suspicion"), None);
+    // A hundred of 250 are; and two that nobody was given. X9 is unknown.
+    let left: Vec<String> = (0..300).map(|n| format!("A{n}")).filter(|code| !given.contains(&code.as_str())).collect();
+    let loud = format!("{}\nX9\n{}\n{}\n", given[50..150].join("\n"), left[0], left[1]);
+    let report = desk.shop.drop("/redemptions/loud.csv", loud);
+    let id = report["upload_id"].as_i64().unwrap();
+    let row = |reason: &str, count: u32, first: u32, last: u32| {
+        json!({"reason": reason, "bank": "once", "lot": 1, "coupons_upload": coupons, "count": count,
+            "first_line": first, "last_line": last})
+    };
+    let expected = json!([row("REDEEMED_UNASSIGNED", 2, 102, 103), row("REDEMPTION_BURST", 102, 1, 103)]);
+    assert_eq!(report["suspicion"], expected, "{report:#}");
+    desk.shop.wait(TimeDelta::minutes(1));
+    let late = desk.shop.drop("/coupons/spring26/late.csv", "X9\nX8\n")["upload_id"].as_i64().unwrap();
+
+    assert_eq!(desk.suspicions(), 0, "the day is not over");
+    desk.shop.wait(TimeDelta::hours(12));
+    // A file that was received yesterday and has no verdict yet is waited for.
+    let namespace = desk.shop.store.namespace_id(&acme()).unwrap();
+    assert!(!desk.shop.store.is_open_before(namespace, desk.shop.clock.now()).unwrap());
+    assert_eq!(desk.suspicions(), 1);
+    assert_eq!(desk.suspicions(), 0, "once");
+    assert_eq!(
+        desk.suspicion("2026-11-25"),
+        [
+            format!("REDEEMED_UNASSIGNED,once,1,{coupons},{id},2,102,103"),
+            format!("REDEEMED_BEFORE_UPLOAD,spring26,2,{late},{id},1,101,101"),
+            format!("REDEMPTION_BURST,once,1,{coupons},{},50,1,50", id - 1),
+            format!("REDEMPTION_BURST,once,1,{coupons},{id},102,1,103"),
+        ]
+    );
+    // A quiet day makes no report.
+    desk.shop.wait(TimeDelta::days(1));
+    assert_eq!(desk.suspicions(), 0);
+    assert!(!desk.shop.layout().reports().join("suspicion.2026-11-26.csv").exists());
+}
+
+#[test]
+fn old_files_go_and_what_is_needed_stays() {
+    let desk = Desk::new();
+    let names = |directory: std::path::PathBuf| fs::read_dir(directory).unwrap().count();
+    desk.shop.drop("/coupons/once/a.csv", "A1\nA2\n");
+    desk.shop.drop("/redemptions/r.csv", "Z1,2\n");
+    desk.shop.drop("/coupons/once/bad.csv.gz", b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03cut");
+    let batch = desk.batch("daily", "customer_id\nc1\n");
+    // A list that waits for stock, and a file whose verdict is not made.
+    let waiting = desk.shop.drop("/recipients/winback/w.csv", "customer_id\nc1\n")["upload_id"].clone();
+    desk.tick();
+    let received = desk.shop.receive("/coupons/once/later.csv", "A9\n");
+    assert_eq!((names(desk.shop.layout().archive()), names(desk.shop.layout().quarantine())), (4, 1));
+    assert_eq!(desk.sweep(3), Gone::default());
+    desk.shop.wait(TimeDelta::days(1));
+    // Kept for no time at all: the originals go, but not the list that corrections may need.
+    assert_eq!(desk.sweep(0), Gone { originals: 2, reports: 8, assignments: 0 });
+    desk.shop.wait(TimeDelta::days(2));
+    assert_eq!(desk.sweep(3), Gone { originals: 1, reports: 0, assignments: 2 });
+    assert!(desk.files("daily").is_empty(), "the files of batch {batch}");
+    assert_eq!(desk.sweep(3), Gone::default());
+    let left = desk.shop.layout().archive();
+    assert_eq!((names(left.clone()), names(desk.shop.layout().quarantine())), (1, 1));
+    assert!(left.join(waiting.to_string()).exists(), "its batch is not exported");
+    assert!(desk.shop.layout().incoming_file(received).exists());
+    assert_eq!(names(desk.shop.layout().reports()), 2, "a quarantined file's report stays with it");
+    // The list is still there when stock comes.
+    desk.shop.drop("/coupons/spring26/b.csv", "B1\n");
+    desk.tick();
+    assert!(desk.files("winback").iter().any(|name| name.ends_with("manifest.json")));
 }

@@ -6,13 +6,18 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How long anything on this small scale may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Set by ^C and SIGTERM: the next step of the story fails, and what was set up is cleared away as after any failure.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// The two SFTP users of the story.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +47,7 @@ pub(super) struct Stage {
 impl Stage {
     /// Makes keys and configuration, and starts the daemon.
     pub(super) fn set() -> anyhow::Result<Self> {
+        catch_signals().context("catch signals")?;
         let directory = std::env::temp_dir().join(format!("coupond-demo-{}", std::process::id()));
         // Others may pass through: PostgreSQL runs as a user of its own when this runs as root.
         DirBuilder::new().mode(0o711).create(&directory).with_context(|| format!("make `{}`", directory.display()))?;
@@ -181,7 +187,7 @@ impl Stage {
             sftp(Actor::Campaigns),
             format!("{} banks --config {}", program.display(), self.path("coupond.toml").display()),
             format!("curl http://127.0.0.1:{}/metrics", self.http_port),
-            format!("kill {} && rm -r {}", self.daemon_id(), self.directory.display()),
+            format!("kill {0}; tail --pid={0} -f /dev/null; rm -r {1}", self.daemon_id(), self.directory.display()),
         ]
     }
 
@@ -226,6 +232,32 @@ impl Drop for Stage {
     }
 }
 
+/// Without this ^C would end the demo alone and leave its daemon behind.
+fn catch_signals() -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    })?;
+    Ok(())
+}
+
+fn go_on() -> anyhow::Result<()> {
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        bail!("go on: interrupted");
+    }
+    Ok(())
+}
+
 fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
@@ -233,6 +265,7 @@ fn free_port() -> anyhow::Result<u16> {
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> anyhow::Result<()> {
     let start = Instant::now();
     while !done() {
+        go_on()?;
         if start.elapsed() > PATIENCE {
             bail!("see within {} seconds that {what}", PATIENCE.as_secs());
         }
@@ -242,6 +275,7 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> anyhow::Result<()> 
 }
 
 fn output(command: &mut Command) -> anyhow::Result<String> {
+    go_on()?;
     let program = Path::new(command.get_program()).display().to_string();
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("run `{program}`; is it installed?"))?;
     if !output.status.success() {

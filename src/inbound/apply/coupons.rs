@@ -68,7 +68,7 @@ pub(super) fn apply(
     let added = add(transaction, work, tally, &runs, &new)?;
     store::finish_lots(transaction, work.claimed.namespace_id, work.claimed.id, &new, &added, work.now)?;
     let after = super::remaining(transaction, work)?;
-    Ok(Effect { banks: lots.effects(&ids, &added, &before, &after) })
+    Ok(Effect { banks: lots.effects(&ids, &added, &before, &after), ..Effect::default() })
 }
 
 /// Where the reading of the file is.

@@ -45,7 +45,8 @@ pub(super) fn apply(
     let remaining = |of: &std::collections::BTreeMap<i32, i64>| of.get(&batch.bank_id).copied().unwrap_or_default();
     let (before, after) = (remaining(&before), remaining(&after));
     let ExportedBatch { bank, .. } = batch;
-    Ok(Effect { banks: vec![BankEffect { bank, before, after, accepted, unassigned: None }] })
+    let banks = vec![BankEffect { bank, before, after, accepted, unassigned: None }];
+    Ok(Effect { banks, ..Effect::default() })
 }
 
 fn unknown_batch(batch_id: i64) -> InboundError {

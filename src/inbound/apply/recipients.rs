@@ -5,7 +5,7 @@ use crate::inbound::Work;
 use crate::inbound::error::InboundError;
 use crate::inbound::tally::Tally;
 use crate::reason::{Finding, Reason};
-use crate::recipients::Columns;
+use crate::recipients::{ADDED_COLUMNS, Columns};
 use crate::store::Transaction;
 use crate::store::banks::{self, NamespaceLock};
 
@@ -37,6 +37,7 @@ fn read(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally) -> Result<(), Inbou
             match Columns::read(&record, work.limits.customer_id_bytes) {
                 Ok(found) => {
                     tally.begin(&record, true);
+                    warn_of_names_taken(&found, record.line(), tally);
                     columns = Some(found);
                 }
                 Err(finding) => return Err(super::refuse(rows, finding)),
@@ -54,6 +55,19 @@ fn read(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally) -> Result<(), Inbou
         }
     }
     Ok(())
+}
+
+/// A list that was made from an earlier assignment file has that file's columns, and the old code in front of the new.
+fn warn_of_names_taken(columns: &Columns, line: u64, tally: &mut Tally) {
+    let taken = |name: &&String| ADDED_COLUMNS.iter().any(|added| name.trim().eq_ignore_ascii_case(added));
+    let names: Vec<&str> = columns.names().iter().filter(taken).map(String::as_str).collect();
+    if !names.is_empty() {
+        let message = format!(
+            "the assignment file adds columns of these names behind the list's own: {}; leave yours out",
+            names.join(", ")
+        );
+        tally.warn(Finding::line(Reason::ColumnNameTaken, line, message), names.len() as u64);
+    }
 }
 
 /// Whether a spreadsheet would run the cell. A minus or plus before a digit is a number.

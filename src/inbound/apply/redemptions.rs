@@ -2,15 +2,17 @@
 
 use std::io::Write;
 
-use super::{BankEffect, Effect, Rows};
+use super::{BankEffect, Effect, Rows, Suspicion};
+use crate::bank::suspicion::is_burst;
+use crate::config::Audience;
 use crate::inbound::Work;
 use crate::inbound::error::InboundError;
 use crate::inbound::kinds::redemptions::Columns;
 use crate::inbound::tally::{LISTED_MOST, Tally};
 use crate::reason::{Finding, Reason};
 use crate::store::Transaction;
-use crate::store::banks::{self, NamespaceLock};
-use crate::store::redemptions::{self as store, RedeemedInBank, RedemptionCounts};
+use crate::store::banks::{self, KnownBank, NamespaceLock};
+use crate::store::redemptions::{self as store, Lines, NobodysCodes, RedeemedInLot, RedemptionCounts};
 
 pub(super) fn apply(
     transaction: &mut Transaction,
@@ -32,21 +34,47 @@ pub(super) fn apply(
     count(transaction, tally, &counts, &redeemed)?;
 
     let known = banks::every(transaction, work.claimed.namespace_id)?;
-    let mut effects: Vec<BankEffect> = redeemed
-        .iter()
-        .filter_map(|row| {
-            let bank = known.iter().find(|bank| bank.id == row.bank_id)?;
-            Some(BankEffect {
+    let mut effects: Vec<BankEffect> = Vec::new();
+    for bank in &known {
+        let lots = || redeemed.iter().filter(|row| row.bank_id == bank.id);
+        if lots().next().is_some() {
+            effects.push(BankEffect {
                 bank: bank.name.clone(),
                 before: before.get(&bank.id).copied().unwrap_or_default(),
                 after: after.get(&bank.id).copied().unwrap_or_default(),
-                accepted: row.redeemed,
-                unassigned: Some(row.unassigned),
-            })
-        })
-        .collect();
+                accepted: lots().map(|row| row.redeemed).sum(),
+                unassigned: Some(lots().map(|row| row.unassigned).sum()),
+            });
+        }
+    }
     effects.sort_by(|one, other| one.bank.cmp(&other.bank));
-    Ok(Effect { banks: effects })
+    let nobodys = if redeemed.iter().any(|lot| lot.unassigned > 0) {
+        store::in_nobodys_hands(transaction, work.claimed.namespace_id)?
+    } else {
+        Vec::new()
+    };
+    Ok(Effect { banks: effects, suspicion: suspicion(&known, &redeemed, &nobodys) })
+}
+
+/// What of the redemptions nobody should have made.
+fn suspicion(known: &[KnownBank], redeemed: &[RedeemedInLot], nobodys: &[NobodysCodes]) -> Vec<Suspicion> {
+    let mut found = Vec::new();
+    for row in redeemed {
+        let Some(bank) = known.iter().find(|bank| bank.id == row.bank_id) else { continue };
+        let mut add = |reason: Reason, count, lines: Lines| {
+            let (bank, lot, coupons_upload) = (bank.name.clone(), row.lot_id, row.coupons_upload);
+            let Lines { first_line, last_line } = lines;
+            found.push(Suspicion { reason: reason.as_str(), bank, lot, coupons_upload, count, first_line, last_line });
+        };
+        if let Some(codes) = nobodys.iter().find(|codes| (codes.bank_id, codes.lot_id) == (row.bank_id, row.lot_id)) {
+            add(Reason::RedeemedUnassigned, codes.count, codes.lines);
+        }
+        let out = if bank.audience == Audience::Site.as_str() { row.size } else { row.handed_out };
+        if is_burst(u64::try_from(row.redeemed).unwrap_or_default(), u64::try_from(out).unwrap_or_default()) {
+            add(Reason::RedemptionBurst, row.redeemed, row.lines);
+        }
+    }
+    found
 }
 
 /// Reads every row; the good ones go to `sink`.
@@ -95,7 +123,7 @@ fn count(
     transaction: &mut Transaction,
     tally: &mut Tally,
     counts: &RedemptionCounts,
-    redeemed: &[RedeemedInBank],
+    redeemed: &[RedeemedInLot],
 ) -> Result<(), InboundError> {
     let number = |count: i64| u64::try_from(count).unwrap_or_default();
     tally.rows.accepted = number(counts.redeemed);
@@ -109,7 +137,7 @@ fn count(
         let message = "codes stood more than once in this file";
         tally.warn(Finding::file(Reason::DuplicateInFile, message), number(counts.repeated));
     }
-    let unassigned: i64 = redeemed.iter().map(|bank| bank.unassigned).sum();
+    let unassigned: i64 = redeemed.iter().map(|lot| lot.unassigned).sum();
     if unassigned > 0 {
         let message = "codes were redeemed that nobody had been given";
         tally.warn(Finding::file(Reason::RedeemedUnassigned, message), number(unassigned));

@@ -45,6 +45,7 @@ impl Columns {
     /// A finding that refuses the file.
     pub fn from_first(record: &Record<'_>, directory_bank: bool) -> Result<Self, Finding> {
         let line = record.line();
+        header::refuse_too_long(record)?;
         header::refuse_other_delimiters(line, record.fields())?;
         let named = |name: &'static str| move |cell: &str| cell.trim().eq_ignore_ascii_case(name);
         let code = header::find(line, record.fields(), "code", header::names_code)?;

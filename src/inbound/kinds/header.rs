@@ -1,5 +1,6 @@
 //! What the first row of a file is: a header, or already data.
 
+use crate::plaintext::Record;
 use crate::reason::{Finding, Reason};
 
 /// Names of the code column, case-insensitive.
@@ -10,6 +11,18 @@ const CODE_COLUMNS: [&str; 4] = ["code", "coupon", "coupon_code", "coupon code"]
 pub fn names_code(cell: &str) -> bool {
     let cell = cell.trim();
     CODE_COLUMNS.iter().any(|name| cell.eq_ignore_ascii_case(name))
+}
+
+/// Refuses a file whose first row is too long to be read: most often rows that end in something else than LF.
+///
+/// # Errors
+/// [`Reason::RowTooLong`].
+pub fn refuse_too_long(first: &Record<'_>) -> Result<(), Finding> {
+    if first.problem() != Some(Reason::RowTooLong) {
+        return Ok(());
+    }
+    let message = "the first row is longer than the limit; end every row with LF and close every quote";
+    Err(Finding::line(Reason::RowTooLong, first.line(), message))
 }
 
 /// Refuses a file whose rows are split by something else than a comma, seen in its first row: codes have none of these

@@ -20,6 +20,7 @@ impl Columns {
     /// # Errors
     /// A finding that refuses the file.
     pub fn from_first(record: &Record<'_>) -> Result<Self, Finding> {
+        header::refuse_too_long(record)?;
         header::refuse_other_delimiters(record.line(), record.fields())?;
         match header::find(record.line(), record.fields(), "code", header::names_code)? {
             Some(code) => Ok(Self { code, count: record.len(), header: true }),

@@ -92,12 +92,18 @@ impl Reception {
                     continue;
                 }
                 let path = self.layout(namespace).incoming_file(found.id);
+                let key = (found.id, found.session.as_str());
                 let bytes = match File::options().read(true).write(true).open(&path) {
                     Ok(file) => whole_length(&file)?,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        // Its process lived here and died between row and file: there is nothing to resume.
+                        if !token.is_empty() && directory(&settings.state_dir).join(token).try_exists()? {
+                            self.store.abandon_receiving(namespace_id, key, 0, false)?;
+                        }
+                        continue;
+                    }
                     Err(error) => return Err(error.into()),
                 };
-                let key = (found.id, found.session.as_str());
                 let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
                 if self.store.abandon_receiving(namespace_id, key, bytes, true)? {
                     recovered += 1;

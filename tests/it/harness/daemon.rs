@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection as _;
 use diesel::sql_types::Text;
@@ -260,13 +260,24 @@ impl Daemon {
     }
 
     /// Waits until nothing is left to do: every upload that was received has its report, every batch its files.
+    #[track_caller]
     pub fn wait_idle(&self) {
-        let open = "SELECT (SELECT count(*) FROM upload WHERE state IN ('received', 'active', 'deferred') \
-                    OR finished_at IS NOT NULL AND reported_at IS NULL) \
-                    + (SELECT count(*) FROM batch WHERE state IN ('due', 'assigned')) \
-                    + (SELECT count(*) FROM upload u WHERE kind = 'recipients' AND state = 'applied' AND NOT EXISTS \
-                    (SELECT FROM batch b WHERE b.namespace_id = u.namespace_id AND b.upload_id = u.id))";
-        until("everything is processed", || (self.count(open) == 0).then_some(()));
+        let open = "SELECT 'upload' AS what, id, state, attempts::text || ' tries' AS more, retry_at, lease_until FROM upload \
+                    WHERE state IN ('received', 'active', 'deferred') OR finished_at IS NOT NULL AND reported_at IS NULL \
+                    UNION ALL SELECT 'batch', id, state, waiting_for, retry_at, lease_until FROM batch \
+                    WHERE state IN ('due', 'assigned') \
+                    UNION ALL SELECT 'list', id, state, name, NULL, NULL FROM upload u \
+                    WHERE kind = 'recipients' AND state = 'applied' AND NOT dry_run AND NOT EXISTS \
+                    (SELECT FROM batch b WHERE b.namespace_id = u.namespace_id AND b.upload_id = u.id)";
+        let start = Instant::now();
+        loop {
+            let left = self.rows(open);
+            if left.is_empty() {
+                return;
+            }
+            assert!(start.elapsed() < super::PATIENCE, "still not processed: {left:#?}");
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
     }
 
     /// Holds store and spool against each other, and the store against itself. The daemon must be idle.
@@ -294,7 +305,7 @@ impl Daemon {
         let rows = self.rows("SELECT id, name, state, bytes FROM upload ORDER BY id");
         let unfinished = ["receiving", "partial", "awaiting_rename", "received", "active", "deferred"];
         for left in names(&root.join(".spool/incoming")) {
-            let row = rows.iter().find(|row| row["id"].to_string() == left);
+            let row = rows.iter().find(|row| row["id"].as_i64().is_some_and(|id| id.to_string() == left));
             // A row is begun without waiting for the disk: when the database is killed, a file that nobody closed may lose
             // its row, and is removed when it is old.
             if row.is_none() && self.database.is_none() {
@@ -386,7 +397,7 @@ impl Drop for Daemon {
 /// The private PostgreSQL ends by itself after its daemon was killed; its directory can be removed then.
 fn wait_private_server(state: &Path) {
     let mark = find(state, "postmaster.pid");
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while mark.as_ref().is_some_and(|mark| mark.exists()) && start.elapsed() < Duration::from_secs(20) {
         std::thread::park_timeout(Duration::from_millis(25));
     }
