@@ -613,6 +613,24 @@ fn an_erased_customer_leaves_the_counts() {
 }
 
 #[test]
+fn a_batch_is_corrected_without_an_erased_customer() {
+    let office = Office::new();
+    office.drop("/coupons/spring26/a.csv", "code\nA1\nA2\n");
+    office.batch("/recipients/winback/one.csv", "customer_id\nalice\nbob\n");
+    let file = office.shop.layout().assignments(&Name::parse("winback").unwrap()).join("one.1.corrections.csv");
+    let redeem = |name: &str, code: &str| {
+        office.shop.wait(TimeDelta::minutes(10));
+        office.drop(&format!("/redemptions/{name}"), code);
+        let _ = office.outbound.tick();
+        let text = fs::read_to_string(&file).unwrap();
+        text.lines().skip(1).map(|line| line.split(',').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(redeem("one.csv", "A1\n"), ["alice"]);
+    office.with(|desk| desk.erase("alice")).unwrap();
+    assert_eq!(redeem("two.csv", "A2\n"), ["bob"]);
+}
+
+#[test]
 fn nobody_is_erased_while_a_batch_is_being_exported() {
     let office = Office::new();
     office.drop("/coupons/spring26/a.csv", "code\nA1\n");

@@ -68,6 +68,11 @@ SELECT count(*) AS rows FROM changed";
 const RETURNED: &str = "
 UPDATE returned SET customer = $3 WHERE namespace_id = $1 AND bank_id = ANY($4) AND customer = $2";
 
+/// A corrections file is written anew when it gets longer. It may have held the customer, and the next one will not; one
+/// too few here only means that the same rows are written once more.
+const CORRECTIONS: &str = "
+UPDATE batch SET corrections = corrections - 1 WHERE namespace_id = $1 AND bank_id = ANY($2) AND corrections > 0";
+
 impl Store {
     /// Puts `token` in the place of `customer` wherever it stands.
     ///
@@ -98,6 +103,10 @@ impl Store {
                 .bind::<Integer, _>(namespace_id)
                 .bind::<Text, _>(customer)
                 .bind::<Text, _>(token)
+                .bind::<Array<Integer>, _>(&banks)
+                .execute(transaction)?;
+            diesel::sql_query(CORRECTIONS)
+                .bind::<Integer, _>(namespace_id)
                 .bind::<Array<Integer>, _>(&banks)
                 .execute(transaction)?;
             let left_out: Count = diesel::sql_query(LEFT_OUT)
