@@ -13,7 +13,7 @@ use super::{BatchRef, Desk, FileRef, LedgerError, Step};
 use crate::bank::outcome::Outcome;
 use crate::bank::window;
 use crate::store::ledger::batches::ListedBatch;
-use crate::store::ledger::life::{BankedCode, GivenCode, LeftOut, RedeemedCode};
+use crate::store::ledger::life::{BankedCode, CameBack, GivenCode, LeftOut, RedeemedCode};
 
 /// A code as it stands now in one bank.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -70,7 +70,8 @@ impl Desk<'_> {
         }
         for at in &banked {
             life.steps.extend(self.upload_steps(at));
-            let given = self.store.given_code(self.namespace_id, at)?;
+            let given = self.store.given_code(self.namespace_id, at)?.filter(|given| !given.came_back);
+            life.steps.extend(self.store.came_back(self.namespace_id, at)?.into_iter().map(|back| back_step(at, back)));
             let mut replaced = false;
             if let Some(given) = &given {
                 let chain = self.chain_of(given)?;
@@ -318,7 +319,7 @@ impl Desk<'_> {
             (false, false) => "lapsed",
             (false, true) => "held",
         };
-        (newest || !given.persistent).then(|| Standing {
+        (!given.came_back && (newest || !given.persistent)).then(|| Standing {
             bank: given.bank.clone(),
             code: given.code.clone(),
             state,
@@ -335,6 +336,19 @@ fn by_code(redeemed: Vec<RedeemedCode>) -> HashMap<String, RedeemedCode> {
 
 fn at(batch: &ListedBatch) -> DateTime<Utc> {
     batch.send_at.or(batch.assigned_at).unwrap_or(batch.due_at)
+}
+
+fn back_step(at: &BankedCode, back: CameBack) -> Step {
+    Step {
+        at: back.returned_at,
+        what: "returned",
+        bank: Some(at.bank.clone()),
+        code: Some(at.code.clone()),
+        customer: Some(back.customer),
+        file: Some(FileRef { upload_id: back.upload_id, name: back.upload_name, line: None }),
+        batch: Some(BatchRef { id: back.batch_id, campaign: back.campaign }),
+        why: "the customer was not reached: the code came back to stock".to_owned(),
+    }
 }
 
 fn batch_ref(batch: &ListedBatch) -> BatchRef {

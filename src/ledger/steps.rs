@@ -29,7 +29,7 @@ pub struct BatchRef {
 pub struct Step {
     /// When.
     pub at: DateTime<Utc>,
-    /// `uploaded`, `undone`, `redeemed`, `lapsed`, `left out`, `replaced`, or an outcome of an assignment file.
+    /// `uploaded`, `undone`, `redeemed`, `returned`, `lapsed`, `left out`, `replaced`, or an outcome of an assignment file.
     pub what: &'static str,
     /// The bank.
     #[serde(skip_serializing_if = "Option::is_none")]

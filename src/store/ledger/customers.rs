@@ -57,6 +57,10 @@ WITH changed AS (
     RETURNING draw)
 SELECT count(*) AS rows FROM changed";
 
+/// Whose code came back has an assignment as well, in the same bank.
+const RETURNED: &str = "
+UPDATE returned SET customer = $3 WHERE namespace_id = $1 AND bank_id = ANY($4) AND customer = $2";
+
 const LEFT_OUT: &str = "
 WITH changed AS (
     UPDATE unassigned SET customer = $3
@@ -90,6 +94,12 @@ impl Store {
                 .bind::<Text, _>(token)
                 .bind::<Array<Integer>, _>(&banks)
                 .get_result(transaction)?;
+            diesel::sql_query(RETURNED)
+                .bind::<Integer, _>(namespace_id)
+                .bind::<Text, _>(customer)
+                .bind::<Text, _>(token)
+                .bind::<Array<Integer>, _>(&banks)
+                .execute(transaction)?;
             let left_out: Count = diesel::sql_query(LEFT_OUT)
                 .bind::<Integer, _>(namespace_id)
                 .bind::<Text, _>(customer)

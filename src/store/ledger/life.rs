@@ -106,6 +106,32 @@ pub struct GivenCode {
     /// Last day of its window.
     #[diesel(sql_type = Nullable<Date>)]
     pub end_date: Option<NaiveDate>,
+    /// Whether it came back to stock, because the customer was not reached.
+    #[diesel(sql_type = Bool)]
+    pub came_back: bool,
+}
+
+/// A code that came back to stock.
+#[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
+pub struct CameBack {
+    /// Who was not reached.
+    #[diesel(sql_type = Text)]
+    pub customer: String,
+    /// The batch that had assigned it.
+    #[diesel(sql_type = BigInt)]
+    pub batch_id: i64,
+    /// That batch's campaign.
+    #[diesel(sql_type = Text)]
+    pub campaign: String,
+    /// The not-sent list that said so.
+    #[diesel(sql_type = BigInt)]
+    pub upload_id: i64,
+    /// Its file name.
+    #[diesel(sql_type = Text)]
+    pub upload_name: String,
+    /// When that was received.
+    #[diesel(sql_type = Timestamptz)]
+    pub returned_at: DateTime<Utc>,
 }
 
 /// A customer who got no code of the bank in a batch.
@@ -135,7 +161,9 @@ WHERE r.namespace_id = $1 AND r.code = ANY($2) ORDER BY r.redeemed_at, r.code";
 
 const GIVEN: &str = "
 SELECT a.bank_id, b.name AS bank, b.persistent, a.customer, a.channel, a.draw, a.batch_id, a.lot_id, a.seq, a.outcome,
-    a.code, l.end_date
+    a.code, l.end_date,
+    EXISTS (SELECT FROM returned t WHERE t.namespace_id = $1 AND t.bank_id = a.bank_id AND t.lot_id = a.lot_id
+        AND t.seq = a.seq AND t.turn = a.turn) AS came_back
 FROM assignment a
 JOIN bank b ON b.namespace_id = a.namespace_id AND b.id = a.bank_id
 JOIN lot l ON l.namespace_id = a.namespace_id AND l.bank_id = a.bank_id AND l.id = a.lot_id
@@ -146,7 +174,15 @@ const OF_CUSTOMER: &str = "
   AND a.bank_id IN (SELECT k.id FROM bank k WHERE k.namespace_id = $1) AND a.customer = $2
 ORDER BY a.bank_id, a.channel, a.draw";
 
-const OF_PLACE: &str = " AND a.bank_id = $2 AND a.lot_id = $3 AND a.seq = $4 ORDER BY a.draw";
+/// The newest turn of a code is the only one that can be in somebody's hands.
+const OF_PLACE: &str = " AND a.bank_id = $2 AND a.lot_id = $3 AND a.seq = $4 ORDER BY a.turn DESC LIMIT 1";
+
+const CAME_BACK: &str = "
+SELECT t.customer, t.batch_id, b.campaign, t.upload_id, u.name AS upload_name, t.returned_at
+FROM returned t
+JOIN batch b ON b.namespace_id = t.namespace_id AND b.id = t.batch_id
+JOIN upload u ON u.namespace_id = t.namespace_id AND u.id = t.upload_id
+WHERE t.namespace_id = $1 AND t.bank_id = $2 AND t.lot_id = $3 AND t.seq = $4 ORDER BY t.turn";
 
 const LEFT_OUT: &str = "
 SELECT n.batch_id, n.reason FROM unassigned n
@@ -176,7 +212,20 @@ impl Store {
             .load(&mut self.connection()?)?)
     }
 
-    /// Who was given the code at one place of a lot.
+    /// When the code at one place of a lot came back to stock, oldest first.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn came_back(&self, namespace_id: i32, at: &BankedCode) -> Result<Vec<CameBack>, StoreError> {
+        Ok(diesel::sql_query(CAME_BACK)
+            .bind::<Integer, _>(namespace_id)
+            .bind::<Integer, _>(at.bank_id)
+            .bind::<Integer, _>(at.lot_id)
+            .bind::<Integer, _>(at.seq)
+            .load(&mut self.connection()?)?)
+    }
+
+    /// Who was given the code at one place of a lot last.
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.

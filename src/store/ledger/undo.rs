@@ -41,15 +41,17 @@ pub struct VoidedLot {
 const LOCK: &str = "
 SELECT l.id FROM lot l WHERE l.namespace_id = $1 AND l.upload_id = $2 ORDER BY l.bank_id, l.id FOR NO KEY UPDATE";
 
+/// A code that came back to stock is in nobody's hands.
 const COUNT: &str = "
-SELECT b.name AS bank, l.end_date, l.size::bigint AS size,
-    (SELECT count(*) FROM assignment a
-     WHERE a.namespace_id = $1 AND a.bank_id = l.bank_id AND a.lot_id = l.id) AS handed_out,
-    l.redeemed_ahead + l.next_seq - (SELECT count(*) FROM assignment a
-     WHERE a.namespace_id = $1 AND a.bank_id = l.bank_id AND a.lot_id = l.id) AS redeemed,
-    l.voided_at AS voided_before
-FROM lot l JOIN bank b ON b.namespace_id = l.namespace_id AND b.id = l.bank_id
-WHERE l.namespace_id = $1 AND l.upload_id = $2 ORDER BY b.name, l.id";
+SELECT c.bank, c.end_date, c.size, c.handed_out, c.size - c.waiting - c.handed_out AS redeemed, c.voided_before
+FROM (SELECT b.name AS bank, l.id, l.end_date, l.size::bigint AS size, l.voided_at AS voided_before,
+        (l.size - l.next_seq - l.redeemed_ahead + l.returns - l.next_return - l.returns_redeemed)::bigint AS waiting,
+        (SELECT count(*) FROM assignment a WHERE a.namespace_id = $1 AND a.bank_id = l.bank_id AND a.lot_id = l.id
+            AND NOT EXISTS (SELECT FROM returned t WHERE t.namespace_id = $1 AND t.bank_id = a.bank_id
+                AND t.lot_id = a.lot_id AND t.seq = a.seq AND t.turn = a.turn)) AS handed_out
+    FROM lot l JOIN bank b ON b.namespace_id = l.namespace_id AND b.id = l.bank_id
+    WHERE l.namespace_id = $1 AND l.upload_id = $2) c
+ORDER BY c.bank, c.id";
 
 const VOID: &str = "
 UPDATE lot SET voided_at = $3 WHERE namespace_id = $1 AND upload_id = $2 AND voided_at IS NULL";
