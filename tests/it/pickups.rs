@@ -73,6 +73,20 @@ impl Desk {
         fs::read_to_string(path).unwrap().lines().skip(1).map(ToOwned::to_owned).collect()
     }
 
+    /// The ledger says where a code came back from.
+    fn knows_the_life_of(&self, code: &str, batch: i64) {
+        let namespace = self.shop.store.namespace_id(&acme()).unwrap();
+        let at = self.shop.store.banked(namespace, &[code.to_owned()]).unwrap().remove(0);
+        let back = self.shop.store.came_back(namespace, &at).unwrap();
+        assert_eq!((back[0].batch_id, back[0].customer.as_str(), back[0].campaign.as_str()), (batch, "c1", "daily"));
+        assert!(self.shop.store.given_code(namespace, &at).unwrap().is_some());
+        self.shop.store.erase_customer(namespace, "c1", "erased-1").unwrap();
+        assert_eq!(self.shop.store.came_back(namespace, &at).unwrap()[0].customer, "erased-1");
+        let lots = self.shop.store.void_upload(namespace, at.upload_id, self.shop.clock.now()).unwrap();
+        let sum = |of: fn(&coupond::store::ledger::undo::VoidedLot) -> i64| lots.iter().map(of).sum::<i64>();
+        assert_eq!((sum(|lot| lot.size), sum(|lot| lot.handed_out), sum(|lot| lot.redeemed)), (4, 3, 1));
+    }
+
     fn suspicions(&self) -> usize {
         let settings = self.shop.live.current();
         report_suspicions(&self.shop.store, &settings, &settings.namespaces[&acme()], self.shop.clock.now()).unwrap()
@@ -176,6 +190,7 @@ fn codes_of_customers_who_were_not_reached_come_back() {
     // A list that reported nobody makes no batch.
     desk.tick();
     assert_eq!(desk.files("daily").iter().filter(|name| name.ends_with("manifest.json")).count(), 2);
+    desk.knows_the_life_of(&code(1), batch);
 }
 
 #[test]
