@@ -77,11 +77,11 @@ impl Desk {
     fn knows_the_life_of(&self, code: &str, batch: i64) {
         let namespace = self.shop.store.namespace_id(&acme()).unwrap();
         let at = self.shop.store.banked(namespace, &[code.to_owned()]).unwrap().remove(0);
-        let back = self.shop.store.came_back(namespace, &at).unwrap();
+        let back = self.shop.store.returned_code(namespace, &at).unwrap();
         assert_eq!((back[0].batch_id, back[0].customer.as_str(), back[0].campaign.as_str()), (batch, "c1", "daily"));
-        assert!(self.shop.store.given_code(namespace, &at).unwrap().is_some());
+        assert!(!self.shop.store.given_code(namespace, &at).unwrap().is_empty());
         self.shop.store.erase_customer(namespace, "c1", "erased-1").unwrap();
-        assert_eq!(self.shop.store.came_back(namespace, &at).unwrap()[0].customer, "erased-1");
+        assert_eq!(self.shop.store.returned_code(namespace, &at).unwrap()[0].customer, "erased-1");
         let lots = self.shop.store.void_upload(namespace, at.upload_id, self.shop.clock.now()).unwrap();
         let sum = |of: fn(&coupond::store::ledger::undo::VoidedLot) -> i64| lots.iter().map(of).sum::<i64>();
         assert_eq!((sum(|lot| lot.size), sum(|lot| lot.handed_out), sum(|lot| lot.redeemed)), (4, 3, 1));

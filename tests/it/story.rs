@@ -130,7 +130,7 @@ fn coupons_encrypted_with_bank_name_and_single_columns() {
         essence(&report),
         json!({
             "status": "applied", "upload_id": 1, "namespace": "acme", "user": "acme-feed", "kind": "coupons",
-            "name": "codes.csv.pgp", "dry_run": false, "header": true,
+            "name": "codes.csv.pgp", "dry_run": false, "header": true, "columns": ["bank_name", "code"],
             "rows": {"read": 4, "accepted": 4, "rejected": 0, "duplicate": 0, "unknown": 0},
             "banks": [
                 {"bank": "shipping", "before": 0, "after": 1, "accepted": 1},
