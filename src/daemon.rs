@@ -35,7 +35,7 @@ const SOFT_STOP: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often what is too old is looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
-/// How often alerts and mails are looked for.
+/// How often alerts, mails and corrections are looked for.
 const LOOK_FOR_ALERTS: Duration = Duration::from_secs(10);
 /// Uploads processed at once. More would only share the same processors.
 const INBOUND_WORKERS: usize = 2;
@@ -293,7 +293,9 @@ fn spawn_workers(life: &Lifecycle, parts: &Parts, reception: &Arc<Reception>, me
     for _ in 0..INBOUND_WORKERS {
         spawn_worker(life, parts, inbound_worker(parts, metrics));
     }
-    spawn_worker(life, parts, outbound_worker(parts));
+    let outbound = outbound(parts);
+    spawn_worker(life, parts, batch_worker(parts, &outbound));
+    spawn_worker(life, parts, correction_worker(parts, &outbound));
     spawn_worker(life, parts, drops_worker(parts));
     spawn_worker(life, parts, watch_worker(parts));
     spawn_worker(life, parts, mail_worker(parts));
@@ -301,6 +303,7 @@ fn spawn_workers(life: &Lifecycle, parts: &Parts, reception: &Arc<Reception>, me
     let (stop, bells) = (life.soft_stop(), [&parts.received, &parts.applied, &parts.stop].map(Clone::clone));
     life.spawn("doorbells", async move {
         stop.cancelled().await;
+        outbound.stop();
         bells.iter().for_each(Doorbell::ring);
         Ok::<(), AnyError>(())
     });
@@ -323,18 +326,35 @@ fn inbound_worker(parts: &Parts, metrics: &Metrics) -> Worker {
     }
 }
 
-fn outbound_worker(parts: &Parts) -> Worker {
+fn outbound(parts: &Parts) -> Outbound {
     let doors = Arc::new(KeyedDoors {
         keyring: Arc::clone(&parts.keyring),
         live: parts.live.clone(),
         clock: parts.clock.clone(),
     });
-    let outbound = Outbound::new(parts.store.clone(), parts.live.clone(), parts.clock.clone(), doors.clone(), doors);
+    Outbound::new(parts.store.clone(), parts.live.clone(), parts.clock.clone(), doors.clone(), doors)
+}
+
+fn batch_worker(parts: &Parts, outbound: &Outbound) -> Worker {
+    let outbound = outbound.clone();
     Worker {
-        name: "outbound",
+        name: "batches",
         bell: parts.applied.clone(),
         look_every: LOOK_EVERY,
-        work: Box::new(move |_| Ok(Some(outbound.tick()))),
+        work: Box::new(move |_| Ok(Some(outbound.run_due()))),
+    }
+}
+
+fn correction_worker(parts: &Parts, outbound: &Outbound) -> Worker {
+    let outbound = outbound.clone();
+    Worker {
+        name: "corrections",
+        bell: parts.applied.clone(),
+        look_every: LOOK_FOR_ALERTS,
+        work: Box::new(move |_| {
+            outbound.correct_due();
+            Ok(None)
+        }),
     }
 }
 

@@ -125,11 +125,19 @@ impl Outbound {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
+    /// Both parts, one after the other: [`Outbound::run_due`] and [`Outbound::correct_due`].
+    #[must_use]
+    pub fn tick(&self) -> DateTime<Utc> {
+        let wake = self.run_due();
+        self.correct_due();
+        wake
+    }
+
     /// Makes batches of the lists that are due and works until none can be claimed. Blocks; several threads and daemons
     /// may do so at once. Returns when to call again at the latest; a list accepted or a bank refilled is a reason to call
     /// at once.
     #[must_use]
-    pub fn tick(&self) -> DateTime<Utc> {
+    pub fn run_due(&self) -> DateTime<Utc> {
         let settings = self.settings.current();
         let mut wake = self.clock.now() + LOOK_AGAIN;
         for namespace in settings.namespaces.values() {
@@ -145,6 +153,22 @@ impl Outbound {
         wake
     }
 
+    /// Brings the corrections of recent batches up to date. Apart from [`Outbound::run_due`], so that a nightly batch never
+    /// waits for them.
+    pub fn correct_due(&self) {
+        let settings = self.settings.current();
+        for namespace in settings.namespaces.values() {
+            let corrected = self
+                .store
+                .namespace_id(&namespace.name)
+                .and_then(|namespace_id| self.correct(&settings, namespace, namespace_id));
+            if let Err(error) = corrected {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(namespace = %namespace.name, error, "failed to look for corrections; trying again");
+            }
+        }
+    }
+
     fn tick_namespace(&self, settings: &Settings, namespace: &Namespace) -> Result<Option<DateTime<Utc>>, StoreError> {
         let namespace_id = self.store.namespace_id(&namespace.name)?;
         let firing = due::make_due(&self.store, namespace_id, namespace, self.clock.now())?;
@@ -154,7 +178,6 @@ impl Outbound {
             let Some(batch) = self.store.claim_batch(namespace_id, now, now + lease)? else { break };
             self.work(settings, namespace, batch);
         }
-        self.correct(settings, namespace, namespace_id)?;
         let open = self.store.next_batch_at(namespace_id)?;
         Ok(firing.into_iter().chain(open).min())
     }

@@ -53,13 +53,17 @@ SELECT x.id, x.fence, x.seen FROM (
         AND (b.retry_at IS NULL OR b.retry_at <= $3)) x
 WHERE x.seen <> x.corrections_seen ORDER BY x.id";
 
-/// The code that the customer has out of this batch: of its draw, or kept from the latest before it.
+/// The code that the customer has out of this batch: of its draw, or kept from the latest before it. Each redemption is
+/// followed through the indexes, one by one, whatever the planner knows of the tables (`OFFSET 0`): the other way round it
+/// would compare every redemption with every assignment.
 const REDEEMED_SINCE: &str = "
-SELECT a.customer, c.code, r.redeemed_at
+SELECT a.customer, r.code, r.redeemed_at
 FROM redemption r
-JOIN coupon c ON c.namespace_id = $1 AND c.bank_id = $2 AND c.code = r.code
-JOIN assignment a ON a.namespace_id = $1 AND a.bank_id = $2 AND a.lot_id = c.lot_id AND a.seq = c.seq
-    AND a.channel = $3 AND a.draw BETWEEN $4 AND $5
+CROSS JOIN LATERAL (SELECT k.lot_id, k.seq FROM coupon k
+    WHERE k.namespace_id = $1 AND k.code = r.code AND k.bank_id = $2 OFFSET 0) c
+CROSS JOIN LATERAL (SELECT g.customer, g.lot_id, g.seq, g.draw, g.turn FROM assignment g
+    WHERE g.namespace_id = $1 AND g.bank_id = $2 AND g.lot_id = c.lot_id AND g.seq = c.seq
+        AND g.channel = $3 AND g.draw BETWEEN $4 AND $5 OFFSET 0) a
 WHERE r.namespace_id = $1 AND r.redeemed_at BETWEEN $7 AND $8
     AND r.upload_id IN (SELECT u.id FROM upload u WHERE u.namespace_id = $1 AND u.kind = 'redemptions' AND u.target = ''
         AND u.state = 'applied' AND u.received_at BETWEEN $7 AND $8 AND u.finished_at >= $9)

@@ -20,7 +20,7 @@ set -eu
 trap '' INT TERM HUP
 initdb -D "$1/data" -U coupond --auth=trust -E UTF8 --locale=C --no-sync >"$1/initdb.log" 2>&1
 postgres -D "$1/data" -k "$1" -c listen_addresses= -c fsync=off -c full_page_writes=off -c max_connections=200 \
-    -c shared_buffers=64MB -c autovacuum=off >"$1/postgres.log" 2>&1 &
+    -c shared_buffers=64MB -c autovacuum_naptime=2 >"$1/postgres.log" 2>&1 &
 server=$!
 until psql -h "$1" -U coupond -d postgres -qc 'select 1' >/dev/null 2>&1; do kill -0 $server; done
 echo ready
