@@ -45,8 +45,9 @@ use report::{Content, Ending};
 pub use suspicion::{SuspicionError, report_suspicions};
 use tally::Tally;
 
-/// After so many failures that nobody but the daemon is at fault for, an admin looks.
-const ATTEMPTS_MOST: i32 = 8;
+/// After so many tries that nobody but the daemon is at fault for, an admin looks. A try that a kill or a restart of the
+/// store ended counts too, so there must be room for bystanders.
+const ATTEMPTS_MOST: i32 = 20;
 
 /// The inbound flow, shared by its workers.
 #[derive(Clone, Debug)]
@@ -172,7 +173,7 @@ impl Inbound {
     }
 
     fn defer(&self, claimed: &ClaimedUpload) -> Result<(), StoreError> {
-        let wait = TimeDelta::seconds(2_i64.saturating_pow(claimed.attempts.clamp(1, 9).unsigned_abs()));
+        let wait = TimeDelta::seconds(2_i64.saturating_pow(claimed.attempts.clamp(1, 6).unsigned_abs()));
         self.store.defer_upload(claimed, self.clock.now() + wait)
     }
 
@@ -255,22 +256,23 @@ impl Inbound {
         rows: &mut Rows,
         tally: &mut Tally,
     ) -> Result<FinishedUpload, InboundError> {
-        self.store.transaction(|transaction| {
+        let finished = self.store.transaction(|transaction| {
             let effect = apply::apply(transaction, work, rows, tally)?;
             if work.claimed.dry_run {
                 return Err(InboundError::DryRun(Box::new(effect)));
             }
             let content = content(rows);
             let ending = Ending::Effect(Verdict::Applied, effect);
-            self.metrics.rows_applied(&work.namespace.name, work.place.kind, tally.rows.accepted);
             let now = self.clock.now();
             let report = write_report(work, prepared, tally, content, &ending, now)?;
             let sha256 = content.map(|content| content.sha256);
             let finish = Finish { verdict: Verdict::Applied, sha256, report: &report, now };
             uploads::finish(transaction, work.claimed, &finish)?;
             fail::fail_point!("inbound-before-commit", |_| std::process::abort());
-            Ok(finished(work, Verdict::Applied, report))
-        })
+            Ok::<_, InboundError>(finished(work, Verdict::Applied, report))
+        })?;
+        self.metrics.rows_applied(&work.namespace.name, work.place.kind, tally.rows.accepted);
+        Ok(finished)
     }
 
     /// Commits a verdict that has no other effect.
