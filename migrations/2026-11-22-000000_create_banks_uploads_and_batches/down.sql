@@ -1,1 +1,1 @@
-DROP TABLE unassigned, batch, campaign, assignment, redemption, coupon, lot, upload, bank, namespace;
+DROP TABLE unassigned, batch, assignment, redemption, coupon, lot, upload, bank, namespace;

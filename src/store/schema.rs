@@ -109,14 +109,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    campaign (namespace_id, name) {
-        namespace_id -> Int4,
-        name -> Text,
-        fired_until -> Timestamptz,
-    }
-}
-
-diesel::table! {
     batch (namespace_id, id) {
         namespace_id -> Int4,
         id -> Int8,
@@ -236,6 +228,6 @@ diesel::table! {
 }
 
 diesel::allow_tables_to_appear_in_same_query!(
-    alert, assignment, bank, batch, campaign, coupon, lot, mail, namespace, pickup, redemption, returned, stock_day,
-    suspicion, unassigned, upload,
+    alert, assignment, bank, batch, coupon, lot, mail, namespace, pickup, redemption, returned, stock_day, suspicion,
+    unassigned, upload,
 );
