@@ -18,6 +18,17 @@ pub(super) fn escape(value: &[u8], buffer: &mut Vec<u8>) {
     }
 }
 
+/// Appends one row of a line number and a text, in the form that COPY takes.
+///
+/// # Errors
+/// None in practice: the buffer is memory.
+pub fn write_row(line: i64, text: &str, buffer: &mut Vec<u8>) -> std::io::Result<()> {
+    write!(buffer, "{line}\t")?;
+    escape(text.as_bytes(), buffer);
+    buffer.push(b'\n');
+    Ok(())
+}
+
 /// Whoever writes the rows of a COPY, and why it stopped.
 ///
 /// diesel 2.3.14 gives back the server's "COPY from stdin failed" in place of the writer's own error, so that one is kept

@@ -12,7 +12,8 @@ use diesel::pg::CopyFormat;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Text, Timestamptz};
 
-use super::copy::{Rows, escape};
+use super::copy::Rows;
+pub use super::copy::write_row;
 use super::{StoreError, Transaction};
 
 mod staging {
@@ -22,17 +23,6 @@ mod staging {
             code -> Text,
         }
     }
-}
-
-/// Appends one accepted row in the form that COPY takes.
-///
-/// # Errors
-/// None in practice: the buffer is memory.
-pub fn write_row(line: i64, code: &str, buffer: &mut Vec<u8>) -> std::io::Result<()> {
-    write!(buffer, "{line}\t")?;
-    escape(code.as_bytes(), buffer);
-    buffer.push(b'\n');
-    Ok(())
 }
 
 /// Loads rows into a temporary table that ends with the transaction. `write` is given a sink for rows in the form of

@@ -15,7 +15,8 @@ use diesel::pg::CopyFormat;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text, Timestamptz};
 
-use super::copy::{Rows, escape};
+use super::copy::Rows;
+pub use super::copy::write_row;
 use super::schema::upload;
 use super::{StoreError, Transaction};
 
@@ -112,17 +113,6 @@ pub fn exported_batch(
     .bind::<Text, _>(campaign)
     .get_result(connection)
     .optional()?)
-}
-
-/// Appends one row in the form that COPY takes.
-///
-/// # Errors
-/// None in practice: the buffer is memory.
-pub fn write_row(line: i64, customer: &str, buffer: &mut Vec<u8>) -> std::io::Result<()> {
-    write!(buffer, "{line}\t")?;
-    escape(customer.as_bytes(), buffer);
-    buffer.push(b'\n');
-    Ok(())
 }
 
 /// Loads rows into a temporary table that ends with the transaction. `write` is given a sink for rows in the form of
