@@ -106,6 +106,14 @@ fn a_rejects_file_is_mended_and_dropped_again_as_it_is() {
 }
 
 #[test]
+fn swapped_columns_put_no_code_into_a_message() {
+    let acme = Workshop::new(ACME);
+    let report = acme.drop("/coupons/a.csv", "code,bank_name\nspring26,SECRET-1\n");
+    assert_eq!(report["refused"]["reason"], "BAD_BANK_NAME", "{report:#}");
+    assert!(!report.to_string().contains("SECRET"), "{report:#}");
+}
+
+#[test]
 fn codes_that_a_spreadsheet_spoilt_are_warned_of() {
     let acme = Workshop::new(ACME);
     let mut file: String = (0..30).map(|number| format!("{:08}\n", 55_000_000 + number)).collect();

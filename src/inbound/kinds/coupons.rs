@@ -145,7 +145,10 @@ pub fn bank_of(row: &Row<'_>, line: u64, directory: Option<&Name>) -> Result<Nam
             format!("the row names another bank than the directory, which is `{directory}`"),
         )),
         (None, Some(name)) => {
-            Name::parse(name).map_err(|error| Finding::line(Reason::BadBankName, line, error.to_string()))
+            // The cell itself is not repeated: where columns are swapped it is a code.
+            let message =
+                "the bank name is none: use a-z and 0-9 at both ends, `-` and `_` inside, under 40 characters";
+            Name::parse(name).map_err(|_| Finding::line(Reason::BadBankName, line, message))
         }
         (None, None) => Err(Finding::line(Reason::BadBankName, line, "the bank name is empty")),
     }
