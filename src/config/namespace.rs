@@ -189,6 +189,9 @@ pub struct Campaign {
     pub channel: Channel,
     /// When its batches run.
     pub schedule: Schedule,
+    /// Local time at which the sender sends: end dates are judged at the first such time from a batch's start on. `None`: at
+    /// the start.
+    pub send_at: Option<NaiveTime>,
     /// What happens when stock is short.
     pub when_short: WhenShort,
     /// Certificate that assignment files are encrypted to.

@@ -202,10 +202,13 @@ fn recipients(out: &mut String, namespace: &Namespace) -> fmt::Result {
     writeln!(out, "## Recipients and assignments\n")?;
     writeln!(out, "| campaign | bank | channel | runs | when codes are short | files |\n|---|---|---|---|---|---|")?;
     for (name, campaign) in &namespace.campaigns {
-        let runs = match &campaign.schedule {
+        let mut runs = match &campaign.schedule {
             Schedule::OnArrival => "when a list arrives".to_owned(),
             Schedule::Cron(cron) => format!("`{cron}` (cron with seconds)"),
         };
+        if let Some(send_at) = campaign.send_at {
+            runs = format!("{runs}, to be sent at {}", send_at.format("%H:%M"));
+        }
         let short = match campaign.when_short {
             WhenShort::Wait => "waits for a refill",
             WhenShort::Partial => "the first rows get one, the others are listed",

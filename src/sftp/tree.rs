@@ -221,6 +221,7 @@ mod tests {
             bank: named("spring26"),
             channel: Channel::Email,
             schedule: Schedule::OnArrival,
+            send_at: None,
             when_short: WhenShort::Wait,
             encrypt_to: None,
         };

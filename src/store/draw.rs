@@ -33,7 +33,9 @@ pub struct DrawTerms<'a> {
     pub persistent: bool,
     /// The campaign's channel where the bank persists per channel, else empty.
     pub hold_channel: &'a str,
-    /// The instant at which windows are judged, and that the batch is assigned at.
+    /// The instant at which the batch is assigned.
+    pub assigned_at: DateTime<Utc>,
+    /// The instant at which windows are judged.
     pub send_at: DateTime<Utc>,
     /// The smallest end date that is open then.
     pub open_on: NaiveDate,
@@ -338,7 +340,7 @@ fn assigned(
     .set((
         batch::state.eq("assigned"),
         batch::send_at.eq(terms.send_at),
-        batch::assigned_at.eq(terms.send_at),
+        batch::assigned_at.eq(terms.assigned_at),
         batch::draw.eq(draw),
         batch::hold_channel.eq(terms.hold_channel),
         batch::redemptions_as_of.eq(as_of),

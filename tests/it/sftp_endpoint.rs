@@ -192,6 +192,7 @@ fn namespace(of: &str, users: BTreeMap<String, User>) -> Namespace {
         bank: name("spring26"),
         channel: Channel::Email,
         schedule: Schedule::OnArrival,
+        send_at: None,
         when_short: WhenShort::Wait,
         encrypt_to: None,
     };

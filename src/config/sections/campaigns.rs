@@ -15,6 +15,7 @@ pub(in crate::config) struct Raw {
     bank: Option<String>,
     channel: Option<String>,
     schedule: Option<String>,
+    send_at: Option<String>,
     when_short: Option<String>,
     encrypt_to: Option<String>,
 }
@@ -36,6 +37,10 @@ pub(in crate::config) fn judge(
         Some(text) => judge.accept(&at("schedule"), values::schedule(text)),
         None => Some(Schedule::OnArrival),
     };
+    let send_at = match raw.send_at.as_deref() {
+        Some(text) => judge.accept(&at("send_at"), values::time(text)).map(Some),
+        None => Some(None),
+    };
     let when_short = judge.choice(&at("when_short"), raw.when_short.as_deref(), &WHEN_SHORT, WhenShort::Wait);
     let encrypt_to = match &raw.encrypt_to {
         Some(file) => judge.file(&at("encrypt_to"), file, "certificate").map(Some),
@@ -47,6 +52,7 @@ pub(in crate::config) fn judge(
         bank: bank?,
         channel: channel?,
         schedule: schedule?,
+        send_at: send_at?,
         when_short: when_short?,
         encrypt_to: encrypt_to?,
     };
