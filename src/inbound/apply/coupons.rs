@@ -5,7 +5,6 @@ use std::io::Write;
 
 use chrono::NaiveDate;
 
-use super::run::{Run, RunRow};
 use super::{BankEffect, Effect, Rows};
 use crate::config::{Name, NewBanks, OfferType};
 use crate::inbound::Work;
@@ -20,6 +19,7 @@ use crate::store::Transaction;
 use crate::store::banks::{self, KnownBank, NamespaceLock, NewBank};
 use crate::store::coupons::{self as store, AddedLot, NewLot, StagedCoupon};
 use crate::store::ledger::undo::bring_back;
+use crate::store::run::{Run, RunRow};
 
 /// A file with more lots than this has its end dates in the wrong column.
 const LOTS_MOST: usize = 1_000;
@@ -96,10 +96,10 @@ fn stage(
             continue;
         }
         let mut listed = Ok(());
-        reading.run.sort(&lots.banks(), |row| {
+        reading.run.sort_and_drop_repeats(&lots.banks(), |row| {
             tally.rows.accepted -= 1;
-            let line = Finding::line(Reason::DuplicateInFile, row.line, "the code stood earlier in this file");
-            listed = std::mem::replace(&mut listed, Ok(())).and_then(|()| note_duplicate(tally, line, row.code));
+            let line = Finding::line(Reason::DuplicateInFile, row.number, "the code stood earlier in this file");
+            listed = std::mem::replace(&mut listed, Ok(())).and_then(|()| note_duplicate(tally, line, row.text));
         });
         listed?;
         if let Some((count, line)) = reading.run.lookalikes() {
@@ -117,9 +117,9 @@ fn stage(
 
 fn write(run: &Run, sink: &mut dyn Write) -> Result<(), InboundError> {
     let mut buffer = Vec::with_capacity(80 * 1024);
-    for RunRow { line, lot_key, code } in run.rows() {
-        let lot_key = i32::try_from(lot_key).unwrap_or(i32::MAX);
-        StagedCoupon { lot_key, line: i64::try_from(line).unwrap_or(i64::MAX), code }.write(&mut buffer)?;
+    for RunRow { number, group, text: code } in run.rows() {
+        let lot_key = i32::try_from(group).unwrap_or(i32::MAX);
+        StagedCoupon { lot_key, line: i64::try_from(number).unwrap_or(i64::MAX), code }.write(&mut buffer)?;
         super::flush_if_large(&mut buffer, sink)?;
     }
     Ok(sink.write_all(&buffer)?)
@@ -171,7 +171,7 @@ fn take(
                 tally.warn(Finding::line(Reason::Trimmed, record.line(), "outer blanks were trimmed"), 1);
             }
             damage.see(row.code, record.line());
-            run.push(RunRow { line: record.line(), lot_key, code: row.code });
+            run.push(RunRow { number: record.line(), group: lot_key, text: row.code });
             Ok(())
         }
         Err(finding) => Ok(tally.reject(finding, record.raw())?),
