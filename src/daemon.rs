@@ -296,7 +296,7 @@ fn spawn_workers(life: &Lifecycle, parts: &Parts, reception: &Arc<Reception>, me
     let outbound = outbound(parts);
     spawn_worker(life, parts, batch_worker(parts, &outbound));
     spawn_worker(life, parts, correction_worker(parts, &outbound));
-    spawn_worker(life, parts, drops_worker(parts));
+    spawn_worker(life, parts, drops_worker(parts, metrics));
     spawn_worker(life, parts, watch_worker(parts));
     spawn_worker(life, parts, mail_worker(parts));
     spawn_worker(life, parts, sweep_worker(parts, reception));
@@ -378,9 +378,9 @@ fn mail_worker(parts: &Parts) -> Worker {
     }
 }
 
-fn drops_worker(parts: &Parts) -> Worker {
+fn drops_worker(parts: &Parts, metrics: &Metrics) -> Worker {
     let parts = parts.clone();
-    let mut drops = LocalDrops::default();
+    let mut drops = LocalDrops::new(metrics.clone());
     Worker {
         name: "local files",
         bell: parts.stop.clone(),

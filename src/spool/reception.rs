@@ -186,7 +186,12 @@ impl Reception {
             Ok(file) => Ok(self.receiving(sender, spot, (id, session), (path, file), 0)),
             Err(error) => {
                 // Without its file the row would show an empty upload that nobody can finish.
-                if let Err(error) = self.store.abandon_receiving(spot.namespace_id, (id, session.as_str()), 0, false) {
+                if let Err(error) = self.store.abandon_receiving(
+                    spot.namespace_id,
+                    (id, session.as_str()),
+                    (0, false),
+                    self.clock.now(),
+                ) {
                     tracing::warn!(
                         upload = id,
                         error = &error as &dyn std::error::Error,
@@ -326,7 +331,7 @@ impl Reception {
         let (bytes, keep) = receiving.cut()?;
         let key = (receiving.key.id, receiving.key.session.as_str());
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let mine = self.store.abandon_receiving(receiving.key.namespace_id, key, bytes, keep)?;
+        let mine = self.store.abandon_receiving(receiving.key.namespace_id, key, (bytes, keep), self.clock.now())?;
         if mine && !keep {
             receiving.delete();
         }

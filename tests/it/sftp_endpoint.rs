@@ -917,6 +917,28 @@ fn what_dead_processes_left_is_recovered() {
     world.expect(&[("dead.csv", "purged", 10), ("alive.csv", "received", 4)]);
 }
 
+#[test]
+fn a_slow_upload_that_is_resumed_each_day_is_not_purged() {
+    let world = World::new();
+    let sender = Sender { namespace: name("acme"), user: "acme-feed".into() };
+    let place = Place { kind: Kind::Coupons, target: None, dry_run: false };
+    let intent = |truncate| Intent { create: true, truncate, exclusive: false };
+    for day in 0..4_u64 {
+        let mut receiving = world.reception.open(&sender, &place, "slow.csv", intent(day == 0)).unwrap();
+        receiving.write(day, b"A").unwrap();
+        world.reception.abandon(receiving).unwrap();
+        world.clock.advance(TimeDelta::hours(24));
+        assert_eq!(world.reception.purge_partial().unwrap(), 0, "day {day}");
+    }
+    let receiving = world.reception.open(&sender, &place, ".part.tmp", intent(true)).unwrap();
+    world.reception.close(&sender, receiving).unwrap();
+    world.clock.advance(TimeDelta::hours(25));
+    assert_eq!(world.reception.purge_partial().unwrap(), 1, "48 hours after the last write");
+    world.expect(&[("slow.csv", "purged", 4), (".part.tmp", "awaiting_rename", 0)]);
+    world.clock.advance(TimeDelta::hours(25));
+    assert_eq!(world.reception.purge_partial().unwrap(), 1, "and what was never renamed");
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // The protocol under stress
 

@@ -98,14 +98,14 @@ impl Reception {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
                         // Its process lived here and died between row and file: there is nothing to resume.
                         if !token.is_empty() && directory(&settings.state_dir).join(token).try_exists()? {
-                            self.store.abandon_receiving(namespace_id, key, 0, false)?;
+                            self.store.abandon_receiving(namespace_id, key, (0, false), self.clock.now())?;
                         }
                         continue;
                     }
                     Err(error) => return Err(error.into()),
                 };
                 let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-                if self.store.abandon_receiving(namespace_id, key, bytes, true)? {
+                if self.store.abandon_receiving(namespace_id, key, (bytes, true), self.clock.now())? {
                     recovered += 1;
                     tracing::info!(%namespace, upload = found.id, bytes, "an interrupted upload is kept as a partial file");
                 }
@@ -116,7 +116,7 @@ impl Reception {
         Ok(recovered)
     }
 
-    /// Uploads that stayed unfinished longer than `partial_keep` -> `purged`. Returns how many.
+    /// Unfinished uploads that nobody has written for longer than `partial_keep` -> `purged`. Returns how many.
     ///
     /// # Errors
     /// Store.
