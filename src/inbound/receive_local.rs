@@ -117,6 +117,7 @@ fn take(
         bytes: i64::try_from(drop.bytes).map_err(io::Error::other)?,
     };
     let id = store.begin_drop(namespace_id, &new, now)?;
+    fail::fail_point!("drops::begun", |_| std::process::abort());
     let moved = durable::move_file(&drop.path, &layout.incoming_file(id));
     if moved.is_err() && drop.path.try_exists()? {
         store.forget_drop(namespace_id, id)?;
@@ -125,6 +126,7 @@ fn take(
         // Whoever dropped it took it away again, or another daemon was faster.
         return Ok(store.forget_drop(namespace_id, id)?);
     }
+    fail::fail_point!("drops::moved", |_| std::process::abort());
     let today = now.with_timezone(&namespace.timezone).date_naive();
     if !store.complete_drop(namespace_id, id, now, today)? {
         // Another daemon started meanwhile and took the row for one that a crash left.

@@ -11,6 +11,9 @@
 //! worker may have it: the same name starts a new one.
 //!
 //! Everything here blocks.
+//!
+//! Failpoints, in the order of a file's way: `reception::begun`, `placed`, `resumed`, `data-synced`, `synced`, `committed`,
+//! `renamed`; and `removed`.
 
 mod extents;
 mod named;
@@ -180,10 +183,13 @@ impl Reception {
     fn begin(&self, sender: &Sender, spot: &Spot<'_>) -> Result<Receiving, ReceptionError> {
         let session = self.session();
         let id = self.store.begin_receiving(spot, &session, self.clock.now())?;
-        fail::fail_point!("reception::begun");
+        fail::fail_point!("reception::begun", |_| std::process::abort());
         let path = self.layout(&sender.namespace).incoming_file(id);
         match create_anew(&path) {
-            Ok(file) => Ok(self.receiving(sender, spot, (id, session), (path, file), 0)),
+            Ok(file) => {
+                fail::fail_point!("reception::placed", |_| std::process::abort());
+                Ok(self.receiving(sender, spot, (id, session), (path, file), 0))
+            }
             Err(error) => {
                 // Without its file the row would show an empty upload that nobody can finish.
                 if let Err(error) = self.store.abandon_receiving(
@@ -215,7 +221,7 @@ impl Reception {
         if !self.store.resume_receiving(spot.namespace_id, found, &session)? {
             return Err(ReceptionError::Refused("the file changed just now; look at it again"));
         }
-        fail::fail_point!("reception::resumed");
+        fail::fail_point!("reception::resumed", |_| std::process::abort());
         let path = self.layout(&sender.namespace).incoming_file(found.id);
         let (file, size) = if truncate {
             // A new file in the old one's place: what a dead session still writes goes nowhere.
@@ -295,13 +301,13 @@ impl Reception {
         }
         let bytes = receiving.whole()?;
         receiving.sync()?;
-        fail::fail_point!("reception::synced");
+        fail::fail_point!("reception::synced", |_| std::process::abort());
         let completed = self.completed(sender, bytes, receiving.modified_at);
         let key = (receiving.key.id, receiving.key.session.as_str());
         if !self.store.complete_receiving(receiving.key.namespace_id, key, receiving.temporary, &completed)? {
             return Err(ReceptionError::Refused(TAKEN_OVER));
         }
-        fail::fail_point!("reception::committed");
+        fail::fail_point!("reception::committed", |_| std::process::abort());
         receiving.settle();
         Ok(Closed { id: receiving.key.id, bytes, temporary: receiving.temporary })
     }

@@ -408,15 +408,14 @@ impl Store {
             .get_results(&mut self.connection()?)?)
     }
 
-    /// Which of `ids` are uploads whose file must stay: everything but removed and purged ones.
+    /// Those of `ids` that are uploads, and whether their file must stay: every state but removed and purged, which last.
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
-    pub fn uploads_with_a_file(&self, namespace_id: i32, ids: &[i64]) -> Result<BTreeSet<i64>, StoreError> {
-        let rows: Vec<i64> = upload::table
+    pub fn keep_their_files(&self, namespace_id: i32, ids: &[i64]) -> Result<BTreeMap<i64, bool>, StoreError> {
+        let rows: Vec<(i64, bool)> = upload::table
             .filter(upload::namespace_id.eq(namespace_id).and(upload::id.eq_any(ids)))
-            .filter(upload::state.ne_all(["removed", "purged"]))
-            .select(upload::id)
+            .select((upload::id, upload::state.ne_all(["removed", "purged"])))
             .load(&mut self.connection()?)?;
         Ok(rows.into_iter().collect())
     }
