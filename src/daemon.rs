@@ -431,15 +431,19 @@ fn spawn_worker(life: &Lifecycle, parts: &Parts, mut worker: Worker) {
     life.spawn(worker.name, async move {
         let stopping = move || stop.is_cancelled();
         tokio::task::spawn_blocking(move || {
+            let mut said = String::new();
             while !stopping() {
                 let rings = worker.bell.rings();
                 let pause = match (worker.work)(&stopping) {
-                    Ok(next) => next.map_or(worker.look_every, |next| {
-                        next.signed_duration_since(clock.now()).to_std().unwrap_or_default().min(worker.look_every)
-                    }),
+                    Ok(next) => {
+                        said.clear();
+                        next.map_or(worker.look_every, |next| {
+                            next.signed_duration_since(clock.now()).to_std().unwrap_or_default().min(worker.look_every)
+                        })
+                    }
                     // The store may be restarting; what is due stays due.
                     Err(error) => {
-                        tracing::warn!(worker = worker.name, error = %chain(error.as_ref()), "Failed to work, will try again");
+                        say_once(worker.name, error.as_ref(), &mut said);
                         Duration::from_secs(1)
                     }
                 };
@@ -450,4 +454,16 @@ fn spawn_worker(life: &Lifecycle, parts: &Parts, mut worker: Worker) {
         })
         .await
     });
+}
+
+/// Says why a worker failed, unless that was just said: by itself, or by the store of its being away.
+fn say_once(worker: &str, error: &(dyn std::error::Error + 'static), said: &mut String) {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let text = chain(error);
+    if causes.any(|cause| cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_unavailable)) {
+        tracing::debug!(worker, error = text, "Failed to work, will try again");
+    } else if text != *said {
+        tracing::warn!(worker, error = text, "Failed to work, will try again");
+        *said = text;
+    }
 }

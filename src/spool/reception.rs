@@ -82,7 +82,9 @@ pub enum ReceptionError {
 
 const TAKEN: &str =
     "the file has been received and is being processed; send a new version by uploading the whole file again";
-const TAKEN_OVER: &str = "another session has taken this upload over";
+const TAKEN_OVER: &str = "another session has taken this upload over, or removed it";
+const REMOVED: &str = "the file was removed while it was being uploaded";
+const LOST: &str = "the server has lost track of this upload; send the whole file again";
 
 /// Whether `name` is one that a client gives a file it has not finished: such a file is not processed before a rename.
 #[must_use]
@@ -297,7 +299,7 @@ impl Reception {
 
     fn try_close(&self, sender: &Sender, receiving: &Receiving) -> Result<Closed, ReceptionError> {
         if receiving.revoked.load(Ordering::Acquire) {
-            return Err(ReceptionError::Refused(TAKEN_OVER));
+            return Err(self.why_not_mine(receiving));
         }
         let bytes = receiving.whole()?;
         receiving.sync()?;
@@ -305,11 +307,21 @@ impl Reception {
         let completed = self.completed(sender, bytes, receiving.modified_at);
         let key = (receiving.key.id, receiving.key.session.as_str());
         if !self.store.complete_receiving(receiving.key.namespace_id, key, receiving.temporary, &completed)? {
-            return Err(ReceptionError::Refused(TAKEN_OVER));
+            return Err(self.why_not_mine(receiving));
         }
         fail::fail_point!("reception::committed", |_| std::process::abort());
         receiving.settle();
         Ok(Closed { id: receiving.key.id, bytes, temporary: receiving.temporary })
+    }
+
+    /// Why the row is not this session's any more. Beginning is not durable: a crash of the store may take a row.
+    fn why_not_mine(&self, receiving: &Receiving) -> ReceptionError {
+        match self.store.is_upload_gone(receiving.key.namespace_id, receiving.key.id) {
+            Ok(None) => ReceptionError::Refused(LOST),
+            Ok(Some(true)) => ReceptionError::Refused(REMOVED),
+            Ok(Some(false)) => ReceptionError::Refused(TAKEN_OVER),
+            Err(error) => error.into(),
+        }
     }
 
     fn completed(&self, sender: &Sender, bytes: u64, modified_at: Option<DateTime<Utc>>) -> crate::store::Completed {

@@ -273,6 +273,18 @@ impl Store {
         Ok(row.is_some())
     }
 
+    /// Whether upload `id` was removed or purged; `None`: there is no such row.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn is_upload_gone(&self, namespace_id: i32, id: i64) -> Result<Option<bool>, StoreError> {
+        Ok(upload::table
+            .filter(upload::namespace_id.eq(namespace_id).and(upload::id.eq(id)))
+            .select(upload::state.eq_any(GONE))
+            .first(&mut self.connection()?)
+            .optional()?)
+    }
+
     /// `receiving` -> `partial` (or `removed`, when it is not worth keeping): the session ended at `at`. False: another session has it now.
     ///
     /// # Errors
