@@ -12,6 +12,7 @@ use crate::inbound::error::InboundError;
 use crate::inbound::kinds::code::LetterCase;
 use crate::inbound::kinds::coupons::{Columns, Row, bank_of};
 use crate::inbound::kinds::damage::Damage;
+use crate::inbound::kinds::first_row::FirstRow;
 use crate::inbound::tally::{LISTED_MOST, Tally};
 use crate::plaintext::Record;
 use crate::reason::{Finding, Reason};
@@ -23,6 +24,8 @@ use crate::store::run::{Run, RunRow};
 
 /// A file with more lots than this has its end dates in the wrong column.
 const LOTS_MOST: usize = 1_000;
+/// So many banks are named where a row's is none.
+const BANKS_NAMED: usize = 5;
 
 /// The lots of one file, as they turn up.
 struct Lots<'w> {
@@ -77,6 +80,7 @@ struct Reading {
     columns: Option<Columns>,
     run: Run,
     damage: Damage,
+    first_row: FirstRow,
     ended: bool,
 }
 
@@ -112,6 +116,9 @@ fn stage(
     for (finding, count) in reading.damage.findings() {
         tally.warn(finding, count);
     }
+    if let Some(finding) = reading.first_row.finding() {
+        tally.warn(finding, 1);
+    }
     Ok(runs)
 }
 
@@ -138,8 +145,10 @@ fn read(rows: &mut Rows, tally: &mut Tally, lots: &mut Lots<'_>, reading: &mut R
                 Ok(found) => {
                     warn_ignored(&found, tally);
                     tally.begin(&record, found.header);
-                    if !found.header {
-                        take(&found, &record, lots, tally, (&mut reading.run, &mut reading.damage))?;
+                    if !found.header
+                        && let Some(code) = take(&found, &record, lots, tally, (&mut reading.run, &mut reading.damage))?
+                    {
+                        reading.first_row.begin(code, record.line());
                     }
                     reading.columns = Some(found);
                 }
@@ -147,7 +156,9 @@ fn read(rows: &mut Rows, tally: &mut Tally, lots: &mut Lots<'_>, reading: &mut R
             }
             continue;
         };
-        take(columns, &record, lots, tally, (&mut reading.run, &mut reading.damage))?;
+        if let Some(code) = take(columns, &record, lots, tally, (&mut reading.run, &mut reading.damage))? {
+            reading.first_row.see(code);
+        }
         if lots.lots.len() > LOTS_MOST {
             return Err(super::refuse(rows, too_many_lots()));
         }
@@ -155,14 +166,14 @@ fn read(rows: &mut Rows, tally: &mut Tally, lots: &mut Lots<'_>, reading: &mut R
     Ok(())
 }
 
-/// Takes one row into the run, or rejects it.
-fn take(
+/// Takes one row into the run, or rejects it. Returns the code that it took.
+fn take<'r>(
     columns: &Columns,
-    record: &Record<'_>,
+    record: &Record<'r>,
     lots: &mut Lots<'_>,
     tally: &mut Tally,
     (run, damage): (&mut Run, &mut Damage),
-) -> Result<(), InboundError> {
+) -> Result<Option<&'r str>, InboundError> {
     tally.rows.read += 1;
     match accept(columns, record, lots) {
         Ok((lot_key, row)) => {
@@ -172,9 +183,12 @@ fn take(
             }
             damage.see(row.code, record.line());
             run.push(RunRow { number: record.line(), group: lot_key, text: row.code });
-            Ok(())
+            Ok(Some(row.code))
         }
-        Err(finding) => Ok(tally.reject(finding, record.raw())?),
+        Err(finding) => {
+            tally.reject(finding, record.raw())?;
+            Ok(None)
+        }
     }
 }
 
@@ -219,11 +233,17 @@ impl Lots<'_> {
             Some(known) => OfferType::parse(&known.offer_type),
             None if self.work.namespace.new_banks == NewBanks::Create && self.work.place.target.is_none() => None,
             None => {
-                return Err(Finding::line(
-                    Reason::UnknownBank,
-                    line,
-                    format!("there is no bank `{bank}`; correct the name, or have it declared"),
-                ));
+                let message = match &self.work.place.target {
+                    Some(directory) => {
+                        format!("there is no bank `{directory}`; have it declared, or use another directory")
+                    }
+                    // A row's word is not repeated: where columns are swapped it is a code.
+                    None => format!(
+                        "there is no bank of that name; correct it, or have it declared (there are: {})",
+                        self.names()
+                    ),
+                };
+                return Err(Finding::line(Reason::UnknownBank, line, message));
             }
         };
         let offer_type = offer_type.or(default).unwrap_or(OfferType::Other);
@@ -235,6 +255,15 @@ impl Lots<'_> {
         self.lots.push(Lot { bank: wanted.0.clone(), end_date, offer_type, case: LetterCase::default() });
         self.keys.insert(wanted, key);
         Ok(key)
+    }
+
+    /// The first banks that there are.
+    fn names(&self) -> String {
+        let mut names: Vec<&str> = self.known.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        let more = if names.len() > BANKS_NAMED { ", ..." } else { "" };
+        names.truncate(BANKS_NAMED);
+        format!("{}{more}", names.join(", "))
     }
 
     /// The bank id of each lot; banks that the file names first are made.
