@@ -204,7 +204,8 @@ impl Look<'_> {
     }
 
     fn redemptions(&self) -> Result<(), StoreError> {
-        let Some(expected_by) = self.namespace.redemptions.expected_by else { return Ok(()) };
+        let settings = &self.namespace.redemptions;
+        let Some(expected_by) = settings.expected_by else { return Ok(()) };
         let remembered = self.store.remembered_alerts(self.namespace_id, "redemptions_late/")?;
         let memory: Memory = remembered
             .into_iter()
@@ -212,7 +213,10 @@ impl Look<'_> {
             .collect();
         let arrivals = self.store.redemption_arrivals(self.namespace_id, Feed::look_back(self.now))?;
         let newest = self.store.newest_redemptions(self.namespace_id)?;
-        let feed = Feed { expected_by, zone: self.namespace.timezone, arrivals: &arrivals, newest };
+        // No setting is longer than six hours.
+        let grace = TimeDelta::from_std(settings.grace).unwrap_or_default();
+        let (skipped, zone) = (&settings.skipped, self.namespace.timezone);
+        let feed = Feed { expected_by, grace, skipped, zone, arrivals: &arrivals, newest };
         feed.judge(&memory, self.now).iter().try_for_each(|change| self.raise(change))
     }
 

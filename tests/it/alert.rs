@@ -276,6 +276,24 @@ fn a_late_redemption_file_and_its_arrival() {
 }
 
 #[test]
+fn no_redemption_file_is_missed_on_a_skipped_day() {
+    let feed = "[redemptions]\nexpected_by = \"06:00\"\ngrace = \"30m\"\nskip_days = [\"sat\"]\nskip_dates = [\"2026-11-26\"]\n";
+    let mut rig = Rig::new(&format!("{ACME}{feed}"));
+    // Wednesday 07:00 in New York; Thursday is Thanksgiving.
+    assert!(rig.new_subjects().is_empty());
+    rig.shop.wait(TimeDelta::hours(47));
+    assert!(rig.new_subjects().is_empty(), "Friday, within the grace");
+    rig.shop.wait(TimeDelta::minutes(29));
+    assert!(rig.new_subjects().is_empty(), "Friday, within the grace");
+    rig.shop.wait(TimeDelta::minutes(1));
+    assert_eq!(rig.new_subjects(), ["no redemption file for 2026-11-27"]);
+    rig.shop.wait(TimeDelta::days(1));
+    assert!(rig.new_subjects().is_empty(), "Saturday");
+    rig.shop.wait(TimeDelta::days(1));
+    assert_eq!(rig.new_subjects(), ["no redemption file for 2026-11-29"]);
+}
+
+#[test]
 fn a_certificate_about_to_expire() {
     let home = tempfile::Builder::new().prefix("gpg").tempdir_in("/tmp").unwrap();
     let gpg = |arguments: &[&str]| {

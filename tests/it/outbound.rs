@@ -227,7 +227,7 @@ fn settings(state_dir: &Path) -> Settings {
             campaign("apart-email", "apart", Channel::Email, WhenShort::Wait),
             campaign("apart-sms", "apart", Channel::Sms, WhenShort::Wait),
         ]),
-        redemptions: RedemptionFeed { expected_by: None, max_age: None, when_stale: WhenStale::Warn },
+        redemptions: RedemptionFeed::default(),
     };
     let hour = Duration::from_secs(3600);
     Settings {
