@@ -69,6 +69,7 @@ COMMENT ON COLUMN stock_day.day IS 'The local date.';
 COMMENT ON COLUMN stock_day.handed_out IS 'Codes handed out by the first look of that day, in all.';
 
 CREATE INDEX upload_refused ON upload (namespace_id, finished_at) WHERE state IN ('rejected', 'quarantined');
+CREATE INDEX batch_exported ON batch (namespace_id, exported_at) WHERE state = 'exported';
 CREATE INDEX upload_redemptions ON upload (namespace_id, received_at) WHERE kind = 'redemptions' AND received_at IS NOT NULL;
 
 DO $$

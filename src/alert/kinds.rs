@@ -5,6 +5,7 @@ use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use super::certificates::Stage;
 use super::forecast::Outlook;
 use super::refusal::ReportedError;
+use super::uncollected::Uncollected;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +88,8 @@ pub enum Alert {
         /// Why it waits, with numbers.
         waiting_for: String,
     },
+    /// An export was not collected by its time.
+    NotCollected(Uncollected),
     /// A file was refused.
     FileRefused(FileRefused),
     /// A certificate is about to expire, or cannot be used any more.
@@ -149,6 +152,7 @@ impl Alert {
             Self::RedemptionsLate { .. } => "redemptions_late",
             Self::RedemptionsArrived { .. } => "redemptions_arrived",
             Self::BatchWaiting { .. } => "batch_waiting",
+            Self::NotCollected(_) => "not_collected",
             Self::FileRefused(_) => "file_refused",
             Self::CertificateExpiring { .. } => "certificate_expiring",
         }
@@ -167,6 +171,7 @@ impl Alert {
             | Self::EmptySoon { .. }
             | Self::Lapsing { .. }
             | Self::RedemptionsLate { .. }
+            | Self::NotCollected(_)
             | Self::FileRefused(_)
             | Self::CertificateExpiring { .. } => Severity::Warning,
         }

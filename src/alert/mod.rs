@@ -5,7 +5,8 @@
 //! Mailer  outbox -> claim -> mail server says 250 -> sent
 //! ```
 //! [`kinds`] lists the alerts. The judges are pure: [`ladder`] (low stock), [`forecast`] (empty soon), [`lapse`] (codes about
-//! to lapse), [`feed`] (redemptions late), [`certificates`], [`refusal`] (what a mail says about a refused file).
+//! to lapse), [`feed`] (redemptions late), [`uncollected`] (exports that nobody fetched), [`certificates`], [`refusal`] (what a
+//! mail says about a refused file).
 //! [`wording`] says an alert, [`template`] gives it the form of a mail. The store remembers a level per subject in `alert`:
 //! an alert is raised where the level rises, once, however many daemons look; mails go into the `mail` table in the same
 //! transaction, one row a recipient. The two workers are threads of their own: nothing here can hold up a batch or an
@@ -28,6 +29,7 @@ pub mod refusal;
 mod server;
 mod smtp;
 pub mod template;
+pub mod uncollected;
 mod watch;
 pub mod wording;
 

@@ -6,6 +6,7 @@ use chrono_tz::Tz;
 use super::certificates::Stage;
 use super::forecast::Outlook;
 use super::kinds::{Alert, FileRefused, LowStock};
+use super::uncollected::Uncollected;
 
 /// What a mail says, before it has a form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +80,7 @@ pub fn say(alert: &Alert, zone: Tz) -> Message {
             action: format!("See `coupond batch show {id}`."),
             ..Message::default()
         },
+        Alert::NotCollected(batch) => not_collected(batch, zone),
         Alert::FileRefused(file) => file_refused(file, zone),
         Alert::CertificateExpiring { fingerprint, uses, stage, expires } => {
             certificate(fingerprint, uses, *stage, *expires, zone)
@@ -122,6 +124,36 @@ fn redemptions_late(date: NaiveDate, expected_by: NaiveTime, newest: Option<Date
         ],
         facts: vec![("Newest file", newest.map_or_else(|| "none so far".to_owned(), |at| local(at, zone)))],
         action: "Have the file sent to /redemptions/. If nothing was redeemed, an empty file says so.".to_owned(),
+        ..Message::default()
+    }
+}
+
+fn not_collected(batch: &Uncollected, zone: Tz) -> Message {
+    let Uncollected { id, campaign, exported_at, collect_by, fetched, missing } = batch;
+    let all = fetched.len() + missing.len();
+    let how_far = match fetched.len() {
+        0 => "none of its files was fetched".to_owned(),
+        some => format!("{some} of its {all} files were fetched"),
+    };
+    let mut facts = vec![
+        ("Campaign", campaign.clone()),
+        ("Batch", id.to_string()),
+        ("Exported", local(*exported_at, zone)),
+        ("To be collected by", local(*collect_by, zone)),
+    ];
+    facts.extend(missing.iter().map(|name| ("Not fetched", name.clone())));
+    facts.extend(fetched.iter().map(|(name, at, user)| ("Fetched", format!("{name} by {user}, {}", local(*at, zone)))));
+    Message {
+        title: format!("batch {id} of {campaign} was not collected"),
+        headline: format!(
+            "Batch {id} of campaign {campaign} was not collected by {}: {how_far}.",
+            local(*collect_by, zone)
+        ),
+        paragraphs: vec!["Its customers have codes, but perhaps no message that says so.".to_owned()],
+        facts,
+        action: format!(
+            "See whether the campaign system still looks into /assignments/{campaign}/, and `coupond batch show {id}`."
+        ),
         ..Message::default()
     }
 }

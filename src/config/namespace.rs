@@ -191,6 +191,8 @@ pub struct Campaign {
     /// Local time at which the sender sends: end dates are judged at the first such time from a batch's start on. `None`: at
     /// the start.
     pub send_at: Option<NaiveTime>,
+    /// Local time by which an export is to be collected: the first such time from its export on. `None`: whenever.
+    pub collect_by: Option<NaiveTime>,
     /// What happens when stock is short.
     pub when_short: WhenShort,
     /// Certificate that assignment files are encrypted to.

@@ -222,6 +222,7 @@ mod tests {
             channel: Channel::Email,
             schedule: Schedule::OnArrival,
             send_at: None,
+            collect_by: None,
             when_short: WhenShort::Wait,
             encrypt_to: None,
         };

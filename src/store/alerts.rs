@@ -126,6 +126,20 @@ pub struct WaitingBatch {
     pub waiting_for: String,
 }
 
+/// An export that is not collected and that nobody has been told about.
+#[derive(Clone, Debug, QueryableByName)]
+pub struct UncollectedBatch {
+    /// The batch.
+    #[diesel(sql_type = BigInt)]
+    pub id: i64,
+    /// When its manifest appeared.
+    #[diesel(sql_type = Timestamptz)]
+    pub exported_at: DateTime<Utc>,
+    /// The manifest, as JSON.
+    #[diesel(sql_type = Text)]
+    pub manifest: String,
+}
+
 impl Store {
     /// What is remembered under `prefix`, by subject.
     ///
@@ -198,6 +212,30 @@ impl Store {
              ORDER BY b.id LIMIT 100",
         )
         .bind::<Integer, _>(namespace_id)
+        .load(&mut connection)?)
+    }
+
+    /// Exports of a campaign since `since` that are not collected and have no row under `not_collected/`, oldest first.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn uncollected_batches(
+        &self,
+        namespace_id: i32,
+        campaign: &str,
+        since: DateTime<Utc>,
+    ) -> Result<Vec<UncollectedBatch>, StoreError> {
+        let mut connection = self.connection()?;
+        Ok(diesel::sql_query(
+            "SELECT b.id, b.exported_at, coalesce(b.manifest, '') AS manifest FROM batch AS b \
+             WHERE b.namespace_id = $1 AND b.state = 'exported' AND b.exported_at >= $3 AND b.campaign = $2 \
+                 AND NOT EXISTS (SELECT FROM alert AS a WHERE a.namespace_id = $1 \
+                     AND a.subject = 'not_collected/' || b.id) \
+             ORDER BY b.exported_at, b.id LIMIT 1000",
+        )
+        .bind::<Integer, _>(namespace_id)
+        .bind::<Text, _>(campaign)
+        .bind::<Timestamptz, _>(since)
         .load(&mut connection)?)
     }
 

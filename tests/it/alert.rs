@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use coupond::alert::{Mailer, Timeouts, Watch};
 use coupond::config::{DatabaseSettings, MailSettings, Settings};
-use coupond::outbound::{KeyedDoors, Outbound};
+use coupond::outbound::{Download, KeyedDoors, Outbound, collect};
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use serde_json::Value;
@@ -212,6 +212,57 @@ fn a_waiting_batch_says_its_numbers_once() {
     rig.shop.wait(TimeDelta::seconds(10));
     let _ = rig.outbound().tick();
     assert!(rig.new_mails().is_empty());
+}
+
+#[test]
+fn an_export_that_nobody_collects_is_mailed_once() {
+    let collect_by = ACME.replace("on-arrival\"", "on-arrival\"\nwhen_short = \"partial\"\ncollect_by = \"06:00\"");
+    let mut rig = Rig::new(&collect_by.replace("low_stock = 10\n", ""));
+    rig.shop.drop("/coupons/spring26/a.csv", codes("A", 40));
+    // Wednesday 07:00 in New York: there is time until Thursday 06:00.
+    for name in ["none", "some", "all", "short"] {
+        rig.run_batch(name, if name == "short" { 32 } else { 3 });
+    }
+    let names = |stem: &str, batch: i64| {
+        let directory = rig.shop.layout().root().join("assignments/winback");
+        let names =
+            std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with(&format!("{stem}.{batch}."))).collect();
+        names.sort();
+        names
+    };
+    let fetch = |file: &str| {
+        let path = format!("/assignments/winback/{file}");
+        let (namespace, at) = (acme(), rig.shop.clock.now());
+        let download = Download { namespace: &namespace, path: path.as_bytes(), user: "acme-mail", bytes: 7, at };
+        collect(&rig.shop.store, &download, true).unwrap();
+    };
+    assert_eq!(names("short", 4), ["short.4.csv", "short.4.manifest.json", "short.4.unassigned.csv"]);
+    fetch("some.2.csv");
+    names("all", 3).iter().for_each(|name| fetch(name));
+    fetch("short.4.csv");
+    fetch("short.4.manifest.json");
+    rig.shop.wait(TimeDelta::hours(23));
+    assert!(rig.new_subjects().is_empty(), "its time has come, and a download may not be written down yet");
+    rig.shop.wait(TimeDelta::minutes(1));
+    let mails = rig.new_mails();
+    let mails: Vec<&Value> = mails.iter().filter(|mail| mail["to"] == "marketing@acme.example").collect();
+    let subjects: Vec<&str> = mails.iter().map(|mail| mail["subject"].as_str().unwrap()).collect();
+    assert_eq!(subjects, [1, 2, 4].map(|batch| format!("[coupond acme] batch {batch} of winback was not collected")));
+    let said = |mail: &Value, words: &[&str]| {
+        let text = mail["text"].as_str().unwrap();
+        words.iter().for_each(|word| assert!(text.contains(word), "{word}: {text}"));
+    };
+    said(mails[0], &["by 2026-11-26 06:00 America/New_York: none of its files was fetched."]);
+    said(mails[0], &["none.1.csv", "none.1.manifest.json"]);
+    said(
+        mails[1],
+        &["1 of its 2 files were fetched.", "some.2.csv by acme-mail, 2026-11-25 07:00", "some.2.manifest.json"],
+    );
+    said(mails[2], &["2 of its 3 files were fetched.", "short.4.unassigned.csv"]);
+    assert!(rig.new_mails().is_empty());
+    rig.shop.wait(TimeDelta::days(2));
+    assert!(rig.new_mails().is_empty(), "once a batch");
 }
 
 #[test]

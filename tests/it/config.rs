@@ -87,7 +87,7 @@ fn a_whole_configuration() {
              [users.acme-mail]\nrole = \"campaigns\"\npassword_hash = \"{HASH}\"\n\
              [banks.spring26]\nlow_stock = 1000\nfallback_code = \"THANKS\"\n\
              [banks.walk-in]\naudience = \"site\"\npersistent = false\n\
-             [campaigns.winback]\nbank = \"spring26\"\nchannel = \"sms\"\nschedule = \"0 0 2 * * *\"\nsend_at = \"09:00\"\nwhen_short = \"fallback\"\n\
+             [campaigns.winback]\nbank = \"spring26\"\nchannel = \"sms\"\nschedule = \"0 0 2 * * *\"\nsend_at = \"09:00\"\ncollect_by = \"06:00\"\nwhen_short = \"fallback\"\n\
              encrypt_to = \"keys/mailer.asc\"\n\
              [redemptions]\nexpected_by = \"06:00\"\nmax_age = \"36h\"\nwhen_stale = \"wait\"\n\
              grace = \"30m\"\nskip_days = [\"sat\", \"sun\"]\nskip_dates = [\"2026-12-25\"]\n"
@@ -104,6 +104,7 @@ fn a_whole_configuration() {
     let campaign = namespace.campaigns.get("winback").unwrap();
     assert!(matches!(campaign.schedule, Schedule::Cron(_)));
     assert_eq!(campaign.send_at.map(|time| time.to_string()).as_deref(), Some("09:00:00"));
+    assert_eq!(campaign.collect_by.map(|time| time.to_string()).as_deref(), Some("06:00:00"));
     assert_eq!(campaign.encrypt_to.as_deref(), Some(tree.0.path().join("namespaces/keys/mailer.asc").as_path()));
     let feed = &namespace.redemptions;
     assert_eq!((feed.max_age, feed.grace), (Some(Duration::from_secs(36 * 3_600)), Duration::from_secs(30 * 60)));

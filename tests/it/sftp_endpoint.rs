@@ -193,6 +193,7 @@ fn namespace(of: &str, users: BTreeMap<String, User>) -> Namespace {
         channel: Channel::Email,
         schedule: Schedule::OnArrival,
         send_at: None,
+        collect_by: None,
         when_short: WhenShort::Wait,
         encrypt_to: None,
     };
