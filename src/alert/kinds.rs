@@ -4,7 +4,7 @@ use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 
 use super::certificates::Stage;
 use super::forecast::Outlook;
-use super::refusal::ReportedError;
+use super::refusal::Refusal;
 use super::uncollected::Uncollected;
 
 /// How bad it is.
@@ -137,8 +137,8 @@ pub struct FileRefused {
     pub quarantined: bool,
     /// When it was complete.
     pub received_at: DateTime<Utc>,
-    /// The first errors, at most ten.
-    pub errors: Vec<ReportedError>,
+    /// Why, and its first rejected rows.
+    pub refusal: Refusal,
 }
 
 impl Alert {

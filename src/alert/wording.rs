@@ -176,19 +176,26 @@ fn file_refused(file: &FileRefused, zone: Tz) -> Message {
         "" => format!("/{}/", file.kind),
         target => format!("/{}/{target}/", file.kind),
     };
+    let rejected = file.refusal.rejected;
+    let rows = (rejected > 0)
+        .then(|| ("Rejected rows", format!("{}; listed in /reports/{name}.{id}.rejects.csv", grouped(rejected))));
     let from = if file.user.is_empty() { "a local file".to_owned() } else { format!("user {}", file.user) };
     Message {
         title: format!("{verdict}: {name}"),
         headline: format!("The file {name} was {verdict}."),
         paragraphs: vec![meaning.to_owned()],
-        facts: vec![
+        facts: [
             ("File", name.clone()),
             ("Sent to", place),
             ("From", from),
             ("Received", local(file.received_at, zone)),
             ("Upload", id.to_string()),
-        ],
+        ]
+        .into_iter()
+        .chain(rows)
+        .collect(),
         errors: file
+            .refusal
             .errors
             .iter()
             .map(|error| {
@@ -279,7 +286,7 @@ fn span(span: TimeDelta) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alert::refusal::ReportedError;
+    use crate::alert::refusal::{Refusal, ReportedError};
 
     fn date(text: &str) -> NaiveDate {
         text.parse().unwrap()
@@ -378,11 +385,13 @@ mod tests {
             user: String::new(),
             quarantined: false,
             received_at: instant("2026-12-03T07:00:00Z"),
-            errors: vec![error(Some(3), None), error(None, Some(2000))],
+            refusal: Refusal { errors: vec![error(Some(3), None), error(None, Some(2000))], rejected: 12_345 },
         };
         let message = say(&Alert::FileRefused(file.clone()), Tz::America__New_York);
         assert_eq!(message.headline, "The file a.csv was rejected.");
         assert_eq!(message.errors, ["line 3: BAD_CHARACTER: a blank", "BAD_CHARACTER: a blank (2,000 times)"]);
+        let rows = "12,345; listed in /reports/a.csv.17.rejects.csv".to_owned();
+        assert!(message.facts.contains(&("Rejected rows", rows)));
         assert!(message.facts.contains(&("Sent to", "/coupons/spring26/".to_owned())));
         assert!(message.facts.contains(&("Received", "2026-12-03 02:00 America/New_York".to_owned())));
         let message = say(&Alert::FileRefused(FileRefused { quarantined: true, ..file }), Tz::UTC);

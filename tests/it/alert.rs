@@ -176,6 +176,47 @@ fn a_refused_file_is_mailed_once_to_each_without_its_codes() {
 }
 
 #[test]
+fn the_first_ten_rejected_rows_stand_in_the_mail_without_their_values() {
+    let mut rig = Rig::new(ACME);
+    rig.configure(|settings| settings.limits.reject.rows = 14);
+    // Past the reject limit in rows, past it in percent, and quarantined half-way: all of them name rows.
+    let broken = |good: usize, bad: usize| {
+        let good: String = (0..good).map(|code| format!("GOOD-{code}\n")).collect();
+        let bad: String = (0..bad).map(|code| format!("SECRET {code}\n")).collect();
+        format!("code\n{bad}{good}")
+    };
+    for (name, content, verdict, rejected, listed) in [
+        ("rows.csv", broken(400, 20), "rejected", 15, 10),
+        ("all.csv", broken(0, 3), "rejected", 3, 3),
+        ("few.csv", broken(97, 14), "", 14, 0),
+    ] {
+        let report = rig.shop.drop(&format!("/coupons/spring26/{name}"), content);
+        assert_eq!(report["rows"]["rejected"], rejected, "{report:#}");
+        assert_eq!(report["first_rejects"].as_array().unwrap().len(), 10.min(rejected), "{report:#}");
+        let mails = rig.new_mails();
+        let Some(mail) = mails.first() else {
+            assert!(verdict.is_empty() && report["status"] == "applied", "{report:#}");
+            continue;
+        };
+        assert_eq!(mail["subject"], format!("[coupond acme] {verdict}: {name}"));
+        let text = mail["text"].as_str().unwrap();
+        let lines =
+            text.lines().filter(|line| line.starts_with("  - line ") && line.contains("BAD_CHARACTER: character 7"));
+        let rows: Vec<&str> = lines.map(|line| line.split(':').next().unwrap()).collect();
+        let expected: Vec<String> = (2..2 + listed).map(|line| format!("  - line {line}")).collect();
+        assert_eq!(rows, expected, "{text}");
+        let id = &report["upload_id"];
+        assert!(text.contains(&format!("{rejected}; listed in /reports/{name}.{id}.rejects.csv")), "{text}");
+        assert!(!mail.to_string().contains("SECRET") && !report.to_string().contains("SECRET"), "{mail:#}");
+    }
+    rig.configure(|settings| settings.limits.reject.rows = 10_000);
+    let report = rig.shop.drop("/coupons/spring26/percent.csv", broken(270, 31));
+    assert_eq!(report["refused"]["reason"], "TOO_MANY_REJECTED");
+    let mails = rig.new_mails();
+    assert_eq!(mails[0]["text"].as_str().unwrap().matches("  - line ").count(), 10, "{:#}", mails[0]);
+}
+
+#[test]
 fn the_ladder_from_a_full_bank_to_an_empty_one_and_back() {
     let mut rig = Rig::new(ACME);
     // Nothing has run out where there never was anything.

@@ -150,6 +150,10 @@ fn coupons_encrypted_with_bank_name_and_single_columns() {
             "bank": "spring26", "name": "more.csv", "dry_run": false, "header": false,
             "rows": {"read": 3, "accepted": 1, "rejected": 1, "duplicate": 1, "unknown": 0},
             "banks": [{"bank": "spring26", "before": 2, "after": 3, "accepted": 1}],
+            "first_rejects": [{
+                "line": 3, "reason": "BAD_CHARACTER",
+                "message": "character 2 of the code is a blank; a code is printable ASCII without blanks and without , ; | \"",
+            }],
             "warnings": ["DUPLICATE_IN_BANK x1"],
         })
     );

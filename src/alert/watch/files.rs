@@ -13,7 +13,7 @@ const LOOK_BACK: TimeDelta = TimeDelta::days(7);
 impl Look<'_> {
     pub(super) fn files(&self) -> Result<(), StoreError> {
         for upload in self.store.refused_uploads(self.namespace_id, self.now - LOOK_BACK)? {
-            let errors = refusal::first_errors(&upload.report, &upload.name, &upload.target);
+            let refusal = refusal::read(&upload.report, &upload.name, &upload.target);
             self.raise(&Change {
                 subject: format!("file_refused/{}", upload.id),
                 from: None,
@@ -26,7 +26,7 @@ impl Look<'_> {
                     user: upload.user_name,
                     quarantined: upload.state == "quarantined",
                     received_at: upload.received_at,
-                    errors,
+                    refusal,
                 })),
                 forget_at: Some(self.now + REMEMBERED),
             })?;
