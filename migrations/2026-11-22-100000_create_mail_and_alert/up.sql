@@ -8,6 +8,7 @@ CREATE TABLE alert (
     PRIMARY KEY (namespace_id, subject)
 );
 CREATE INDEX alert_forgettable ON alert (namespace_id, forget_at) WHERE forget_at IS NOT NULL;
+CREATE INDEX alert_level ON alert (namespace_id, level, changed_at);
 COMMENT ON TABLE alert IS 'What has been said about a thing already, so that each alert is raised once: the memory of the ladder and of everything else that is alerted.';
 COMMENT ON COLUMN alert.namespace_id IS 'Its namespace.';
 COMMENT ON COLUMN alert.subject IS 'What it is about, such as low_stock/spring26 or file_refused/17.';

@@ -92,6 +92,8 @@ pub enum Alert {
     NotCollected(Uncollected),
     /// A file was refused.
     FileRefused(FileRefused),
+    /// More files were refused than are mailed one by one.
+    FilesRefused(FilesRefused),
     /// A certificate is about to expire, or cannot be used any more.
     CertificateExpiring {
         /// Which one.
@@ -139,6 +141,34 @@ pub struct FileRefused {
     pub received_at: DateTime<Utc>,
     /// Why, and its first rejected rows.
     pub refusal: Refusal,
+    /// Whether those that follow are counted in one mail.
+    pub last_for_now: bool,
+}
+
+/// More files were refused than are mailed one by one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilesRefused {
+    /// When the first of them was looked at.
+    pub since: DateTime<Utc>,
+    /// How many.
+    pub files: u64,
+    /// What they have in common, largest group first.
+    pub groups: Vec<RefusedGroup>,
+}
+
+/// Refused files that have something in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedGroup {
+    /// How many.
+    pub files: u64,
+    /// Their state: `rejected`, `quarantined`, or what became of them since.
+    pub state: String,
+    /// `coupons`, `redemptions` or `recipients`.
+    pub kind: String,
+    /// The bank or campaign that their directory names; empty: none.
+    pub target: String,
+    /// SFTP user; empty: dropped locally.
+    pub user: String,
 }
 
 impl Alert {
@@ -154,6 +184,7 @@ impl Alert {
             Self::BatchWaiting { .. } => "batch_waiting",
             Self::NotCollected(_) => "not_collected",
             Self::FileRefused(_) => "file_refused",
+            Self::FilesRefused(_) => "files_refused",
             Self::CertificateExpiring { .. } => "certificate_expiring",
         }
     }
@@ -165,6 +196,9 @@ impl Alert {
             Self::RedemptionsArrived { .. } => Severity::Notice,
             Self::LowStock(low) if low.remaining == 0 => Severity::Error,
             Self::FileRefused(file) if file.quarantined => Severity::Error,
+            Self::FilesRefused(files) if files.groups.iter().any(|group| group.state == "quarantined") => {
+                Severity::Error
+            }
             Self::CertificateExpiring { stage: Stage::Unusable, .. } => Severity::Error,
             Self::BatchWaiting { .. } => Severity::Error,
             Self::LowStock(_)
@@ -173,6 +207,7 @@ impl Alert {
             | Self::RedemptionsLate { .. }
             | Self::NotCollected(_)
             | Self::FileRefused(_)
+            | Self::FilesRefused(_)
             | Self::CertificateExpiring { .. } => Severity::Warning,
         }
     }

@@ -3,8 +3,15 @@
 //! Reports quote cells so that the client finds them, and a cell may hold a code in the wrong column. A report stays in
 //! `/reports/`, a mail travels: so a quoted value is cut here unless it stands in the file's own name or in the contract.
 
+use chrono::TimeDelta;
 use serde::Deserialize;
 
+/// How many refused files of one namespace are mailed one by one within [`WINDOW`]. A program that goes wrong sends hundreds
+/// of the same kind: ten show what it does, more would bury every other alert and make people filter them all away. What
+/// is beyond is counted in one mail when the window is over.
+pub const MAILS_MOST: i64 = 10;
+/// See [`MAILS_MOST`].
+pub const WINDOW: TimeDelta = TimeDelta::hours(1);
 /// How many rejected rows, and how many warnings, a mail lists.
 pub const FIRST: usize = 10;
 

@@ -74,35 +74,6 @@ pub fn change_level(
         .optional()?)
 }
 
-/// A file that was refused and that nobody has been told about.
-#[derive(Clone, Debug, QueryableByName)]
-pub struct RefusedUpload {
-    /// The upload.
-    #[diesel(sql_type = BigInt)]
-    pub id: i64,
-    /// Its file name.
-    #[diesel(sql_type = Text)]
-    pub name: String,
-    /// `coupons`, `redemptions` or `recipients`.
-    #[diesel(sql_type = Text)]
-    pub kind: String,
-    /// The bank or campaign that its directory names; empty: none.
-    #[diesel(sql_type = Text)]
-    pub target: String,
-    /// SFTP user; empty: dropped locally.
-    #[diesel(sql_type = Text)]
-    pub user_name: String,
-    /// `rejected` or `quarantined`.
-    #[diesel(sql_type = Text)]
-    pub state: String,
-    /// When it was complete.
-    #[diesel(sql_type = Timestamptz)]
-    pub received_at: DateTime<Utc>,
-    /// The report, as JSON.
-    #[diesel(sql_type = Text)]
-    pub report: String,
-}
-
 /// A batch that waits and that nobody has been told about.
 #[derive(Clone, Debug, QueryableByName)]
 pub struct WaitingBatch {
@@ -172,27 +143,6 @@ impl Store {
             .filter(alert::forget_at.lt(now))
             .execute(&mut connection)?;
         Ok(())
-    }
-
-    /// Files refused since `since` that have no row under `file_refused/`, oldest first. Files that were only checked
-    /// are nobody's trouble.
-    ///
-    /// # Errors
-    /// Any [`StoreError`] of the statement.
-    pub fn refused_uploads(&self, namespace_id: i32, since: DateTime<Utc>) -> Result<Vec<RefusedUpload>, StoreError> {
-        let mut connection = self.connection()?;
-        Ok(diesel::sql_query(
-            "SELECT u.id, u.name, u.kind, u.target, u.user_name, u.state, \
-                 coalesce(u.received_at, u.created_at) AS received_at, coalesce(u.report, '{}') AS report \
-             FROM upload AS u WHERE u.namespace_id = $1 AND u.state IN ('rejected', 'quarantined') \
-                 AND NOT u.dry_run AND u.finished_at >= $2 \
-                 AND NOT EXISTS (SELECT FROM alert AS a WHERE a.namespace_id = $1 \
-                     AND a.subject = 'file_refused/' || u.id) \
-             ORDER BY u.finished_at, u.id LIMIT 100",
-        )
-        .bind::<Integer, _>(namespace_id)
-        .bind::<Timestamptz, _>(since)
-        .load(&mut connection)?)
     }
 
     /// Batches that wait and have no row under `batch_waiting/`, oldest first.

@@ -216,6 +216,81 @@ fn the_first_ten_rejected_rows_stand_in_the_mail_without_their_values() {
     assert_eq!(mails[0]["text"].as_str().unwrap().matches("  - line ").count(), 10, "{:#}", mails[0]);
 }
 
+/// How many files each of `mails` stands for, and how many there are of either kind.
+fn refusals(mails: &[Value]) -> (usize, usize, u64) {
+    let mails: Vec<&Value> = mails.iter().filter(|mail| mail["to"] == "marketing@acme.example").collect();
+    let (mut single, mut counting, mut files) = (0, 0, 0);
+    for mail in mails {
+        let subject = mail["subject"].as_str().unwrap().trim_start_matches("[coupond acme] ");
+        match subject.split_once(" more file") {
+            Some((count, _)) => {
+                counting += 1;
+                files += count.replace(',', "").parse::<u64>().unwrap();
+            }
+            None => {
+                single += 1;
+                files += 1;
+            }
+        }
+    }
+    (single, counting, files)
+}
+
+#[test]
+fn a_flood_of_bad_files_is_ten_mails_and_one_that_counts_the_rest() {
+    let mut rig = Rig::new(ACME);
+    let bad = |rig: &Rig, number: usize| {
+        let (directory, content) = match number % 3 {
+            0 => ("/redemptions", format!("A;{number}\n").into_bytes()),
+            1 => ("/coupons/spring26", format!("bank_name;code\n{number}").into_bytes()),
+            _ => ("/coupons/spring26", [b"\x1f\x8b\x08\x00broken".as_slice(), number.to_string().as_bytes()].concat()),
+        };
+        rig.shop.receive(&format!("{directory}/{number}.csv"), content);
+    };
+    (0..500).for_each(|number| bad(&rig, number));
+    rig.shop.inbound.process_waiting(&|| false).unwrap();
+    // Two daemons look, at the same time, as often as it takes.
+    for _ in 0..6 {
+        thread::scope(|scope| {
+            scope.spawn(|| watch(&rig.shop).tick(&|| false).unwrap());
+            scope.spawn(|| watch(&rig.shop).tick(&|| false).unwrap());
+        });
+        rig.shop.wait(TimeDelta::seconds(10));
+    }
+    rig.send();
+    let mails = rig.server.mails();
+    assert_eq!(refusals(&mails), (10, 0, 10));
+    let last = mails.iter().rfind(|mail| mail["to"] == "marketing@acme.example").unwrap()["text"].as_str().unwrap();
+    assert!(last.contains("Those that follow are counted in one mail."), "{last}");
+    // One more, half an hour later; nothing before the hour is over, even for a daemon that has just started.
+    rig.shop.wait(TimeDelta::minutes(30));
+    bad(&rig, 500);
+    rig.shop.inbound.process_waiting(&|| false).unwrap();
+    rig.watch = watch(&rig.shop);
+    assert!(rig.new_mails().is_empty());
+    rig.shop.wait(TimeDelta::minutes(30));
+    let mails = rig.new_mails();
+    assert_eq!(refusals(&mails), (0, 1, 491));
+    let text = mails[0]["text"].as_str().unwrap();
+    for line in [
+        "164 files quarantined in /coupons/spring26/ from a local file",
+        "164 files rejected in /coupons/spring26/ from a local file",
+        "163 files rejected in /redemptions/ from a local file",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(text.contains("coupond uploads list --state rejected"), "{text}");
+    assert_eq!(refusals(&rig.server.mails()), (10, 1, 501), "they add up");
+    assert!(rig.new_mails().is_empty());
+    // The next hour has its own ten.
+    (501..512).for_each(|number| bad(&rig, number));
+    rig.shop.inbound.process_waiting(&|| false).unwrap();
+    assert_eq!(refusals(&rig.new_mails()), (10, 0, 10));
+    rig.shop.wait(TimeDelta::hours(1));
+    assert_eq!(refusals(&rig.new_mails()), (0, 1, 1));
+    assert_eq!(rig.outbox("alert_key").iter().filter(|key| key.starts_with("refusal_mails#")).count(), 4);
+}
+
 #[test]
 fn the_ladder_from_a_full_bank_to_an_empty_one_and_back() {
     let mut rig = Rig::new(ACME);
