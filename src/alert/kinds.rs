@@ -87,6 +87,8 @@ pub enum Alert {
         due_at: DateTime<Utc>,
         /// Why it waits, with numbers.
         waiting_for: String,
+        /// Whether it was said before.
+        still: bool,
     },
     /// An export was not collected by its time.
     NotCollected(Uncollected),

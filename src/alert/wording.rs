@@ -65,22 +65,25 @@ pub fn say(alert: &Alert, zone: Tz) -> Message {
             )],
             ..Message::default()
         },
-        Alert::BatchWaiting { id, campaign, bank, list, due_at, waiting_for } => Message {
-            title: format!("batch {id} of {campaign} waits"),
-            headline: format!("Batch {id} of campaign {campaign} waits: {waiting_for}."),
-            paragraphs: vec![
-                "Nothing was handed out. It goes on by itself as soon as what it waits for is there.".to_owned(),
-            ],
-            facts: vec![
-                ("Campaign", campaign.clone()),
-                ("Batch", id.to_string()),
-                ("Bank", bank.clone()),
-                ("Recipients list", list.clone()),
-                ("Due", local(*due_at, zone)),
-            ],
-            action: format!("See `coupond batch show {id}`."),
-            ..Message::default()
-        },
+        Alert::BatchWaiting { id, campaign, bank, list, due_at, waiting_for, still } => {
+            let waits = if *still { "still waits" } else { "waits" };
+            Message {
+                title: format!("batch {id} of {campaign} {waits}"),
+                headline: format!("Batch {id} of campaign {campaign} {waits}: {waiting_for}."),
+                paragraphs: vec![
+                    "Nothing was handed out. It goes on by itself as soon as what it waits for is there.".to_owned(),
+                ],
+                facts: vec![
+                    ("Campaign", campaign.clone()),
+                    ("Batch", id.to_string()),
+                    ("Bank", bank.clone()),
+                    ("Recipients list", list.clone()),
+                    ("Due", local(*due_at, zone)),
+                ],
+                action: format!("See `coupond batch show {id}`."),
+                ..Message::default()
+            }
+        }
         Alert::NotCollected(batch) => not_collected(batch, zone),
         Alert::FileRefused(file) => file_refused(file, zone),
         Alert::FilesRefused(files) => files_refused(files, zone),
@@ -389,6 +392,7 @@ mod tests {
                 list: "list.csv".to_owned(),
                 due_at: instant("2026-12-03T07:00:00Z"),
                 waiting_for: "10 codes needed, 4 in stock".to_owned(),
+                still: false,
             },
             "batch 7 of winback waits",
             "Batch 7 of campaign winback waits: 10 codes needed, 4 in stock.",

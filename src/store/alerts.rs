@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Integer, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
 
 use super::schema::{alert, stock_day, upload};
 use super::{Store, StoreError, Transaction};
@@ -74,7 +74,7 @@ pub fn change_level(
         .optional()?)
 }
 
-/// A batch that waits and that nobody has been told about.
+/// A batch that waits and that nobody has been told about lately.
 #[derive(Clone, Debug, QueryableByName)]
 pub struct WaitingBatch {
     /// The batch.
@@ -95,6 +95,9 @@ pub struct WaitingBatch {
     /// Why it waits, with numbers.
     #[diesel(sql_type = Text)]
     pub waiting_for: String,
+    /// How often people were told; `None`: never.
+    #[diesel(sql_type = Nullable<Integer>)]
+    pub said: Option<i32>,
 }
 
 /// An export that is not collected and that nobody has been told about.
@@ -145,23 +148,24 @@ impl Store {
         Ok(())
     }
 
-    /// Batches that wait and have no row under `batch_waiting/`, oldest first.
+    /// Batches that wait and whose row under `batch_waiting/` is missing or was changed at `before` or earlier, oldest first.
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
-    pub fn waiting_batches(&self, namespace_id: i32) -> Result<Vec<WaitingBatch>, StoreError> {
+    pub fn waiting_batches(&self, namespace_id: i32, before: DateTime<Utc>) -> Result<Vec<WaitingBatch>, StoreError> {
         let mut connection = self.connection()?;
         Ok(diesel::sql_query(
             "SELECT b.id, b.campaign, k.name AS bank, u.name AS list, b.due_at, \
-                 coalesce(b.waiting_for, '') AS waiting_for \
+                 coalesce(b.waiting_for, '') AS waiting_for, s.level AS said \
              FROM batch AS b JOIN bank AS k ON k.namespace_id = b.namespace_id AND k.id = b.bank_id \
              JOIN upload AS u ON u.namespace_id = b.namespace_id AND u.id = b.upload_id \
-             WHERE b.namespace_id = $1 AND b.state = 'waiting' \
-                 AND NOT EXISTS (SELECT FROM alert AS a WHERE a.namespace_id = $1 \
-                     AND a.subject = 'batch_waiting/' || b.id) \
+             LEFT JOIN (SELECT a.subject, a.level, a.changed_at FROM alert AS a WHERE a.namespace_id = $1) AS s \
+                 ON s.subject = 'batch_waiting/' || b.id \
+             WHERE b.namespace_id = $1 AND b.state = 'waiting' AND (s.subject IS NULL OR s.changed_at <= $2) \
              ORDER BY b.id LIMIT 100",
         )
         .bind::<Integer, _>(namespace_id)
+        .bind::<Timestamptz, _>(before)
         .load(&mut connection)?)
     }
 

@@ -317,7 +317,7 @@ fn the_ladder_from_a_full_bank_to_an_empty_one_and_back() {
 }
 
 #[test]
-fn a_waiting_batch_says_its_numbers_once() {
+fn a_waiting_batch_says_its_numbers_and_once_a_day_again() {
     let mut rig = Rig::new(ACME);
     rig.shop.drop("/coupons/spring26/a.csv", codes("A", 40));
     rig.run_batch("list", 41);
@@ -328,6 +328,31 @@ fn a_waiting_batch_says_its_numbers_once() {
     rig.shop.wait(TimeDelta::seconds(10));
     let _ = rig.outbound().tick();
     assert!(rig.new_mails().is_empty());
+    // The numbers of a reminder are those of that day.
+    for (day, left, still) in [(1, 40, "41 codes needed, 40 left"), (2, 39, "41 codes needed, 39 left")] {
+        if left < 40 {
+            rig.shop.drop("/redemptions/used.csv", "A0\n");
+        }
+        rig.shop.wait(TimeDelta::hours(24) - TimeDelta::seconds(20));
+        let _ = rig.outbound().tick();
+        assert!(rig.new_mails().is_empty(), "day {day}: not yet");
+        rig.shop.wait(TimeDelta::seconds(20));
+        let mails = rig.new_mails();
+        assert_eq!(mails.len(), 2, "day {day}: {mails:#?}");
+        assert_eq!(mails[0]["subject"], "[coupond acme] batch 1 of winback still waits");
+        let text = mails[0]["text"].as_str().unwrap();
+        assert!(
+            text.starts_with(&format!("Batch 1 of campaign winback still waits: {still} in `spring26`.")),
+            "{text}"
+        );
+        assert!(rig.new_mails().is_empty(), "day {day}: once, whoever looks");
+    }
+    // It goes on: nobody is reminded any more.
+    rig.shop.drop("/coupons/spring26/b.csv", codes("B", 60));
+    let _ = rig.outbound().tick();
+    rig.shop.wait(TimeDelta::days(2));
+    let subjects = rig.new_subjects();
+    assert!(!subjects.iter().any(|subject| subject.contains("waits")), "{subjects:?}");
 }
 
 #[test]

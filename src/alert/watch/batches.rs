@@ -7,16 +7,18 @@ use crate::alert::kinds::{Alert, Change};
 use crate::alert::uncollected::{Uncollected, overdue};
 use crate::store::StoreError;
 
+/// How often it is said that a batch still waits: every working day begins with it.
+const REMIND_EVERY: TimeDelta = TimeDelta::days(1);
 /// How far back exports are looked for: who sets `collect_by` hears of the last nights only.
 const LOOK_BACK: TimeDelta = TimeDelta::days(3);
 
 impl Look<'_> {
     pub(super) fn waiting(&self) -> Result<(), StoreError> {
-        for batch in self.store.waiting_batches(self.namespace_id)? {
+        for batch in self.store.waiting_batches(self.namespace_id, self.now - REMIND_EVERY)? {
             self.raise(&Change {
                 subject: format!("batch_waiting/{}", batch.id),
-                from: None,
-                to: 1,
+                from: batch.said,
+                to: batch.said.unwrap_or(0).saturating_add(1),
                 alert: Some(Alert::BatchWaiting {
                     id: batch.id,
                     campaign: batch.campaign,
@@ -24,6 +26,7 @@ impl Look<'_> {
                     list: batch.list,
                     due_at: batch.due_at,
                     waiting_for: batch.waiting_for,
+                    still: batch.said.is_some(),
                 }),
                 forget_at: Some(self.now + REMEMBERED),
             })?;
