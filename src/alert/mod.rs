@@ -16,7 +16,8 @@
 //! server can take, and marked as sent right after the server's 250, under the fence of the claim. One gap is left that no
 //! sender can close: if the daemon dies between the 250 and the mark, or the server takes the message over and its answer is
 //! lost, the mail is sent again. So a mail has the same Message-ID in every attempt, by which servers and readers
-//! recognise the copy; and the server's last answer is awaited for ten minutes, as RFC 5321 (4.5.3.2.6) asks for this reason.
+//! recognise the copy (points at which a test ends the process: `mail-claimed`, `mail-accepted`, `mail-before-mark`,
+//! `mail-marked`); and the server's last answer is awaited for ten minutes, as RFC 5321 (4.5.3.2.6) asks for this reason.
 
 pub mod certificates;
 pub mod feed;

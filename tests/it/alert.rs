@@ -31,6 +31,8 @@ channel = "email"
 schedule = "on-arrival"
 "#;
 
+const FROM: &str = "coupond <alerts@coupond.example>";
+
 /// Short enough for a test that waits for each of them.
 const TIMEOUTS: Timeouts =
     Timeouts { connect: Duration::from_secs(3), answer: Duration::from_secs(2), delivery: Duration::from_secs(20) };
@@ -68,8 +70,7 @@ impl Rig {
             self.server.behave("password", &format!("{password}\nsecond line\n"));
             self.server.directory().join("password")
         });
-        let mail =
-            MailSettings { url: url.to_owned(), from: "coupond <alerts@coupond.example>".to_owned(), password_file };
+        let mail = MailSettings { url: url.to_owned(), from: FROM.to_owned(), password_file };
         self.configure(|settings| settings.mail = Some(mail));
     }
 
@@ -618,6 +619,69 @@ fn a_copy_after_a_lost_answer_has_the_same_message_id() {
     assert_eq!(mails[0]["message_id"], mails[1]["message_id"]);
     assert_eq!(mails[0]["date"], mails[1]["date"]);
     assert_ne!(mails[0]["message_id"], mails[2]["message_id"]);
+}
+
+/// A daemon of its own, which the test below starts and kills.
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_mailer_that_is_killed() {
+    let Ok(directory) = std::env::var("MAILER_TEST_DIRECTORY") else { return };
+    let _scenario = fail::FailScenario::setup();
+    let file = PathBuf::from(directory).join("coupond.toml");
+    let url = std::env::var("MAILER_TEST_URL").unwrap();
+    let mail = [("COUPOND_MAIL__URL".to_owned(), url), ("COUPOND_MAIL__FROM".to_owned(), FROM.to_owned())];
+    let settings = coupond::config::load(&file, mail.into_iter()).unwrap();
+    let DatabaseSettings::Url(url) = settings.database.clone() else { panic!("no url") };
+    let store = coupond::store::Store::connect(&url, 4).unwrap();
+    store.ensure_namespaces(settings.namespaces.keys()).unwrap();
+    let clock = coupond::clock::Clock::manual(std::env::var("MAILER_TEST_NOW").unwrap().parse().unwrap());
+    let live = coupond::config::LiveSettings::new(settings);
+    let _ = Mailer::new(store, live, clock).with_timeouts(TIMEOUTS).tick(&|| false).unwrap();
+}
+
+/// Never lost; twice only where the server had taken it and nobody could write that down, and then as the same message.
+#[cfg(feature = "failpoints")]
+#[test]
+fn killed_between_the_servers_250_and_the_mark() {
+    use std::os::unix::process::ExitStatusExt as _;
+    for (point, copies) in [("mail-claimed", 1), ("mail-accepted", 2), ("mail-before-mark", 2), ("mail-marked", 1)] {
+        let mut rig = Rig::new(ACME);
+        rig.shop.drop("/coupons/spring26/a.csv", "bank_name;code\n");
+        rig.look();
+        let killed = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "alert::a_mailer_that_is_killed"])
+            .env("MAILER_TEST_DIRECTORY", rig.shop.directory.path())
+            .env("MAILER_TEST_URL", format!("smtp://127.0.0.1:{}", rig.server.port()))
+            .env("MAILER_TEST_NOW", rig.shop.clock.now().to_rfc3339())
+            .env("FAILPOINTS", format!("{point}=return"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(killed.signal(), Some(6), "{point}: the daemon was not killed");
+        let first = |rig: &Rig| -> Vec<Value> {
+            let mails = rig.server.mails();
+            mails.into_iter().filter(|mail| mail["to"] == "marketing@acme.example").collect()
+        };
+        assert_eq!(first(&rig).len(), usize::from(point != "mail-claimed"), "{point}");
+        // Another daemon looks at once: the dead one's claim stands, and holds up nobody else.
+        rig.look();
+        rig.send();
+        assert_eq!(first(&rig).len(), usize::from(point != "mail-claimed"), "{point}");
+        assert_eq!(rig.server.mails().len(), first(&rig).len() + 1, "{point}: the other recipient has it");
+        for _ in 0..3 {
+            rig.shop.wait(TimeDelta::hours(1));
+            rig.send();
+        }
+        let mails = first(&rig);
+        assert_eq!(mails.len(), copies, "{point}");
+        for copy in &mails {
+            assert_eq!((&copy["message_id"], &copy["date"]), (&mails[0]["message_id"], &mails[0]["date"]), "{point}");
+            assert_eq!(copy["text"], mails[0]["text"], "{point}");
+        }
+        assert_eq!(rig.server.mails().len(), copies + 1, "{point}");
+        assert_eq!(rig.outbox("sent_at IS NOT NULL"), ["t", "t"], "{point}");
+    }
 }
 
 #[test]
