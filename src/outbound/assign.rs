@@ -34,7 +34,7 @@ impl Outbound {
             return Ok(Assigned::NotYet);
         }
         let as_of = self.store.redemptions_as_of(claim.namespace_id)?;
-        match gate::freshness(&job.namespace.redemptions, job.batch.persistent, as_of, now) {
+        match gate::freshness(&job.namespace.redemptions, job.batch.persistent, as_of, now, job.namespace.timezone) {
             Freshness::Fresh => {}
             Freshness::Stale => {
                 let (batch, campaign) = (claim.id, job.campaign.as_str());

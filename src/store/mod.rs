@@ -22,6 +22,7 @@ pub mod private;
 mod receiving;
 pub mod recipients;
 pub mod redemptions;
+pub mod refusals;
 pub mod retention;
 pub mod returns;
 pub mod run;

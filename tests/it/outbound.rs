@@ -197,7 +197,8 @@ fn campaign(text: &str, bank: &str, channel: Channel, when_short: WhenShort) -> 
         _ => Schedule::OnArrival,
     };
     let send_at = (text == "morning").then(|| chrono::NaiveTime::from_hms_opt(9, 0, 0).unwrap());
-    let campaign = Campaign { name: name(text), bank: name(bank), channel, schedule, send_at, when_short, encrypt_to };
+    let (name_, bank) = (name(text), name(bank));
+    let campaign = Campaign { name: name_, bank, channel, schedule, send_at, collect_by: None, when_short, encrypt_to };
     (name(text), campaign)
 }
 
@@ -227,7 +228,7 @@ fn settings(state_dir: &Path) -> Settings {
             campaign("apart-email", "apart", Channel::Email, WhenShort::Wait),
             campaign("apart-sms", "apart", Channel::Sms, WhenShort::Wait),
         ]),
-        redemptions: RedemptionFeed { expected_by: None, max_age: None, when_stale: WhenStale::Warn },
+        redemptions: RedemptionFeed::default(),
     };
     let hour = Duration::from_secs(3600);
     Settings {
