@@ -452,10 +452,11 @@ impl World {
 fn redeem(store: &Store, upload: i64, at: DateTime<Utc>, codes: &[&str]) {
     store
         .transaction(|transaction| {
+            redemptions::begin_staging(transaction)?;
             redemptions::stage(transaction, |sink| {
                 let mut rows = Vec::new();
-                for code in codes {
-                    redemptions::write_row(1, code, &mut rows).unwrap();
+                for (line, code) in (1..).zip(codes) {
+                    redemptions::write_row(line, code, &mut rows).unwrap();
                 }
                 sink.write_all(&rows).unwrap();
                 Ok::<(), StoreError>(())
