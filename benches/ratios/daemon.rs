@@ -173,7 +173,7 @@ impl Daemon {
 
     /// OpenSSH's `sftp` with these commands.
     pub fn sftp(&self, commands: &str) -> anyhow::Result<Cost> {
-        crate::openssh::sftp(self.sftp_port, USER, &self.key(), commands, &self.directory, "").map(|(_, cost)| cost)
+        crate::openssh::sftp(self.sftp_port, USER, &self.key(), commands, &self.directory)
     }
 
     /// Uploads files under temporary names; then renames all of them at once, which makes them received, and measures

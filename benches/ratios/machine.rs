@@ -70,11 +70,6 @@ pub fn children_cpu() -> f64 {
     (field(13) + field(14)) as f64 / TICKS_PER_SECOND
 }
 
-/// Whether a process is there, a dead one that nobody waited for aside.
-pub fn lives(id: u32) -> bool {
-    fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|text| !text.contains(") Z "))
-}
-
 /// The first child of process `id`.
 pub fn child_of(id: u32) -> Option<u32> {
     processes().into_iter().find(|(_, process)| process.parent == id).map(|(child, _)| child)

@@ -63,7 +63,14 @@ impl Job {
         (theirs > 0.0).then(|| ours / theirs)
     }
 
-    fn peak(&self) -> Option<u64> {
+    /// The medians of coupond's costs.
+    pub fn ours_median(&self) -> Option<Cost> {
+        let (wall, cpu) = (median(&self.ours, |cost| cost.wall)?, median(&self.ours, |cost| cost.cpu)?);
+        Some(Cost { wall, cpu, peak: self.peak().unwrap_or(0) })
+    }
+
+    /// The most memory of all rounds.
+    pub fn peak(&self) -> Option<u64> {
         self.ours.iter().map(|cost| cost.peak).max().filter(|peak| *peak > 0)
     }
 
@@ -80,7 +87,10 @@ impl Job {
     /// The job in one line, as soon as it is done.
     pub fn said(&self) -> String {
         let times = |costs: &[Cost]| costs.iter().map(|cost| format!("{:.2}", cost.wall)).collect::<Vec<_>>().join(" ");
-        format!("{}: wall {} against {}", self.name, times(&self.ours), times(&self.theirs))
+        let rival = if self.theirs.is_empty() { String::new() } else { format!(" against {}", times(&self.theirs)) };
+        let met = self.met().map_or("", |met| if met { "; met" } else { "; not met" });
+        let finding = self.finding.as_ref().map_or(String::new(), |(text, _)| format!("; {text}"));
+        format!("{}: wall {}{rival}{finding}{met}", self.name, times(&self.ours))
     }
 
     fn row(&self) -> String {
