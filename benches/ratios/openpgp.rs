@@ -18,7 +18,7 @@ use crate::assignments::sha256;
 use crate::codes::{letters, shuffled};
 use crate::ground::{Ground, Key};
 use crate::machine::{self, bash};
-use crate::table::{Goal, Job, PEAK};
+use crate::table::{Goal, Job, PEAK, Turn, turns};
 
 /// The argument with which this program reads a file: a configuration and the file follow.
 pub const READ: &str = "--read";
@@ -46,8 +46,8 @@ pub fn run(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> anyhow::Resul
         let mut job = Job::new(format!("{} MiB of codes, {what}", bytes >> 20), "gpg --decrypt >/dev/null", goal);
         let message = Message::new(ground, bytes, key, options)?;
         for round in 0..rounds {
-            for turn in 0..2 {
-                if (round + turn) % 2 == 0 {
+            for turn in turns(round) {
+                if turn == Turn::Ours {
                     job.ours.push(message.read(&file)?);
                 } else {
                     let line = format!("{} --decrypt '{}' >/dev/null", ground.gpg.command(), message.sealed.display());

@@ -20,7 +20,7 @@ use crate::ground::Ground;
 use crate::machine::{self, Cost, bash};
 use crate::openssh;
 use crate::sshd::Sshd;
-use crate::table::{Goal, Job, PEAK};
+use crate::table::{Goal, Job, PEAK, Turn, turns};
 
 const GCM: &str = "aes256-gcm@openssh.com";
 const CHACHA: &str = "chacha20-poly1305@openssh.com";
@@ -141,8 +141,8 @@ impl Pair {
     /// Rounds of a job on both; `work` does it on one and checks the outcome.
     fn play(&self, job: &mut Job, mut work: impl FnMut(&Server) -> anyhow::Result<Cost>) -> anyhow::Result<()> {
         for round in 0..self.rounds {
-            for turn in 0..2 {
-                if (round + turn) % 2 == 0 {
+            for turn in turns(round) {
+                if turn == Turn::Ours {
                     job.ours.push(work(&self.ours)?);
                 } else {
                     job.theirs.push(work(&self.theirs)?);
@@ -427,7 +427,7 @@ impl Pair {
         })?;
         closes.sort_by(f64::total_cmp);
         let close = closes.get(closes.len() / 2).copied().unwrap_or_default();
-        job.finding = Some((format!("CLOSE alone: {close:.2} s"), true));
+        job.finding = Some((format!("CLOSE alone: {:.1} ms", close * 1e3), true));
         Ok(job)
     }
 }

@@ -35,6 +35,21 @@ impl Goal {
     }
 }
 
+/// Whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// coupond's.
+    Ours,
+    /// The rival's.
+    Theirs,
+}
+
+/// Both, in the order of this round: who begins alternates, so that neither always comes upon a machine that the other
+/// has warmed up.
+pub fn turns(round: usize) -> [Turn; 2] {
+    if round.is_multiple_of(2) { [Turn::Ours, Turn::Theirs] } else { [Turn::Theirs, Turn::Ours] }
+}
+
 /// One job, done by both in every round.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -125,7 +140,7 @@ fn median(costs: &[Cost], of: impl Fn(&Cost) -> f64) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;
-    let lower = if values.len() % 2 == 0 { *values.get(middle - 1)? } else { upper };
+    let lower = if values.len().is_multiple_of(2) { *values.get(middle - 1)? } else { upper };
     Some(f64::midpoint(lower, upper))
 }
 
