@@ -91,6 +91,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         "tiny" => TINY,
         _ => SMALL,
     };
+    machine::heed_interrupts()?;
     let parent = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     let machine = machine::describe();
     let ground = Ground::new(&parent, size)?;

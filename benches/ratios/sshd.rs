@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::ground::free_port;
 use crate::machine::{self, bash, first_line};
+use crate::openssh;
 
 /// The argument with which this program runs another one and outlives everything it leaves behind.
 pub const REAP: &str = "--reap";
@@ -68,6 +69,10 @@ impl Sshd {
             ensure!(!ended && start.elapsed() < Duration::from_secs(20), "start sshd: {}", said());
             std::thread::park_timeout(Duration::from_millis(20));
         }
+        // Such as a locked account: the log says it, the client does not hear it.
+        let said = || std::fs::read_to_string(directory.join("sshd.log")).unwrap_or_default();
+        openssh::sftp(port, &server.user, key, "pwd", directory)
+            .with_context(|| format!("log in at sshd: {}", said()))?;
         Ok(server)
     }
 
