@@ -219,7 +219,7 @@ COMMENT ON COLUMN batch.business_date IS 'The local date of the firing (or arriv
 COMMENT ON COLUMN batch.proof IS 'Whether every row gets the proof code and nothing is drawn.';
 COMMENT ON COLUMN batch.state IS 'See src/outbound/mod.rs for the diagram.';
 COMMENT ON COLUMN batch.due_at IS 'The firing''s instant.';
-COMMENT ON COLUMN batch.send_at IS 'The instant at which windows are judged; set when it is assigned.';
+COMMENT ON COLUMN batch.send_at IS 'When it is to be sent: the instant at which windows are judged; set when it is assigned.';
 COMMENT ON COLUMN batch.draw IS 'The bank''s draw number; null until assigned, and for proofs.';
 COMMENT ON COLUMN batch.assigned_at IS 'When its assignments were committed.';
 COMMENT ON COLUMN batch.redemptions_as_of IS 'When the newest redemption file known then was received.';

@@ -8,6 +8,7 @@ CREATE TABLE alert (
     PRIMARY KEY (namespace_id, subject)
 );
 CREATE INDEX alert_forgettable ON alert (namespace_id, forget_at) WHERE forget_at IS NOT NULL;
+CREATE INDEX alert_level ON alert (namespace_id, level, changed_at);
 COMMENT ON TABLE alert IS 'What has been said about a thing already, so that each alert is raised once: the memory of the ladder and of everything else that is alerted.';
 COMMENT ON COLUMN alert.namespace_id IS 'Its namespace.';
 COMMENT ON COLUMN alert.subject IS 'What it is about, such as low_stock/spring26 or file_refused/17.';
@@ -69,6 +70,7 @@ COMMENT ON COLUMN stock_day.day IS 'The local date.';
 COMMENT ON COLUMN stock_day.handed_out IS 'Codes handed out by the first look of that day, in all.';
 
 CREATE INDEX upload_refused ON upload (namespace_id, finished_at) WHERE state IN ('rejected', 'quarantined');
+CREATE INDEX batch_exported ON batch (namespace_id, exported_at) WHERE state = 'exported';
 CREATE INDEX upload_redemptions ON upload (namespace_id, received_at) WHERE kind = 'redemptions' AND received_at IS NOT NULL;
 
 DO $$

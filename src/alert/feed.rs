@@ -2,7 +2,8 @@
 //!
 //! A file belongs to the next deadline after it, unless the last deadline was missed and it comes within hours of that:
 //! then it is the late one, and the next day still expects its own. Days are looked at in order, because whether a file
-//! was late depends on the file before.
+//! was late depends on the file before. On skipped days none is expected: a file that comes on one is the late one of the
+//! day before, or an extra one, and never stands for the next day.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +12,8 @@ use chrono_tz::Tz;
 
 use super::kinds::{Alert, Change};
 use crate::bank::window;
+use crate::config::SkippedDays;
 
-/// How long after its time a file is not called late yet: it may just be on its way.
-pub const GRACE: TimeDelta = TimeDelta::minutes(15);
 /// How late a file may be and not count for the next day.
 const LATE_MOST: TimeDelta = TimeDelta::hours(6);
 /// How many days are looked at; what is alerted is about the last two.
@@ -28,6 +28,10 @@ const SINCE: &str = "redemptions_late/since";
 pub struct Feed<'a> {
     /// Local time by which a file is expected.
     pub expected_by: NaiveTime,
+    /// How long after it a file is not called late yet.
+    pub grace: TimeDelta,
+    /// Days on which none is expected.
+    pub skipped: &'a SkippedDays,
     /// The namespace's zone.
     pub zone: Tz,
     /// When files came, oldest first, from [`Feed::look_back`] on.
@@ -98,7 +102,7 @@ impl Feed<'_> {
         let mut before: Option<DateTime<Utc>> = None;
         for date in dates {
             let deadline = self.deadline(date);
-            let over = deadline + GRACE;
+            let over = deadline + self.grace;
             if over > now {
                 break;
             }
@@ -107,6 +111,10 @@ impl Feed<'_> {
                 if before.is_some_and(|before| at > before) {
                     came |= !closes(days.last_mut(), at, before);
                 }
+            }
+            if self.skipped.contains(date) {
+                before = Some(deadline);
+                continue;
             }
             let day = match came {
                 // Whether the first file looked at was the late one of a day before, nobody knows.
@@ -138,6 +146,8 @@ fn closes(day: Option<&mut (NaiveDate, Day)>, at: DateTime<Utc>, deadline: Optio
 
 #[cfg(test)]
 mod tests {
+    use chrono::Weekday;
+
     use super::*;
 
     fn instant(text: &str) -> DateTime<Utc> {
@@ -147,12 +157,19 @@ mod tests {
     /// Looks at each of `looks` with what had arrived by then; expects these alerts: `late <date>`, `arrived <date> <minutes>`.
     #[track_caller]
     fn check(since: &str, arrivals: &[&str], looks: &[(&str, &[&str])]) {
+        check_skipping(&SkippedDays::default(), since, arrivals, looks);
+    }
+
+    #[track_caller]
+    fn check_skipping(skipped: &SkippedDays, since: &str, arrivals: &[&str], looks: &[(&str, &[&str])]) {
         let mut memory = Memory::from([(SINCE.to_owned(), (0, instant(since)))]);
         for (now, expected) in looks {
             let now = instant(now);
             let arrived: Vec<_> = arrivals.iter().map(|at| instant(at)).filter(|at| *at <= now).collect();
             let feed = Feed {
                 expected_by: NaiveTime::from_hms_opt(6, 0, 0).unwrap(),
+                grace: TimeDelta::minutes(15),
+                skipped,
                 zone: Tz::America__New_York,
                 arrivals: &arrived,
                 newest: None,
@@ -228,7 +245,8 @@ mod tests {
             &[],
             &[("2026-02-01T20:00:00Z", &[]), ("2026-02-02T12:00:00Z", &["late 2026-02-02"])],
         );
-        let feed = Feed { expected_by: NaiveTime::MIN, zone: Tz::UTC, arrivals: &[], newest: None };
+        let (grace, skipped) = (TimeDelta::minutes(15), &SkippedDays::default());
+        let feed = Feed { expected_by: NaiveTime::MIN, grace, skipped, zone: Tz::UTC, arrivals: &[], newest: None };
         let first = feed.judge(&Memory::new(), instant("2026-02-01T20:00:00Z"));
         assert!(matches!(&*first, [Change { alert: None, to: 0, .. }]), "{first:?}");
     }
@@ -236,6 +254,60 @@ mod tests {
     #[test]
     fn after_a_long_silence_only_the_last_two_days_are_named() {
         check("2026-01-01T00:00:00Z", &[], &[("2026-02-05T12:00:00Z", &["late 2026-02-04", "late 2026-02-05"])]);
+    }
+
+    /// 6, 13 and 20 February 2026 are Fridays.
+    #[test]
+    fn nothing_is_late_on_a_skipped_day() {
+        let weekend =
+            SkippedDays { weekdays: vec![Weekday::Sat, Weekday::Sun], dates: ["2026-02-16".parse().unwrap()].into() };
+        let friday = "2026-02-06T10:30:00Z";
+        check_skipping(
+            &weekend,
+            "2026-02-01T00:00:00Z",
+            &["2026-02-05T10:30:00Z", friday],
+            &[
+                ("2026-02-06T12:00:00Z", &[]),
+                ("2026-02-07T12:00:00Z", &[]),
+                ("2026-02-08T23:00:00Z", &[]),
+                ("2026-02-09T11:14:59Z", &[]),
+                ("2026-02-09T11:15:00Z", &["late 2026-02-09"]),
+            ],
+        );
+        // What comes on a skipped day does not stand for Monday; what comes after Sunday's time does.
+        check_skipping(
+            &weekend,
+            "2026-02-01T00:00:00Z",
+            &["2026-02-05T10:30:00Z", friday, "2026-02-08T10:30:00Z"],
+            &[("2026-02-09T11:15:00Z", &["late 2026-02-09"])],
+        );
+        check_skipping(
+            &weekend,
+            "2026-02-01T00:00:00Z",
+            &["2026-02-05T10:30:00Z", friday, "2026-02-09T04:00:00Z"],
+            &[("2026-02-09T11:15:00Z", &[])],
+        );
+        // Friday's own that comes on Saturday or Sunday is Friday's; Monday still expects one.
+        for (late, minutes) in [("2026-02-07T08:00:00Z", 1260), ("2026-02-08T12:30:00Z", 2970)] {
+            let arrived = format!("arrived 2026-02-06 {minutes}");
+            check_skipping(
+                &weekend,
+                "2026-02-01T00:00:00Z",
+                &["2026-02-05T10:30:00Z", late],
+                &[
+                    ("2026-02-06T11:15:00Z", &["late 2026-02-06"]),
+                    ("2026-02-08T13:00:00Z", &[&arrived]),
+                    ("2026-02-09T11:15:00Z", &["late 2026-02-09"]),
+                ],
+            );
+        }
+        // A long weekend, and a single date in it.
+        check_skipping(
+            &weekend,
+            "2026-02-01T00:00:00Z",
+            &["2026-02-12T10:30:00Z", "2026-02-13T10:30:00Z"],
+            &[("2026-02-16T20:00:00Z", &[]), ("2026-02-17T11:15:00Z", &["late 2026-02-17"])],
+        );
     }
 
     #[test]

@@ -4,7 +4,8 @@ use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 
 use super::certificates::Stage;
 use super::forecast::Outlook;
-use super::refusal::ReportedError;
+use super::refusal::Refusal;
+use super::uncollected::Uncollected;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,9 +87,15 @@ pub enum Alert {
         due_at: DateTime<Utc>,
         /// Why it waits, with numbers.
         waiting_for: String,
+        /// Whether it was said before.
+        still: bool,
     },
+    /// An export was not collected by its time.
+    NotCollected(Uncollected),
     /// A file was refused.
     FileRefused(FileRefused),
+    /// More files were refused than are mailed one by one.
+    FilesRefused(FilesRefused),
     /// A certificate is about to expire, or cannot be used any more.
     CertificateExpiring {
         /// Which one.
@@ -134,8 +141,36 @@ pub struct FileRefused {
     pub quarantined: bool,
     /// When it was complete.
     pub received_at: DateTime<Utc>,
-    /// The first errors, at most ten.
-    pub errors: Vec<ReportedError>,
+    /// Why, and its first rejected rows.
+    pub refusal: Refusal,
+    /// Whether those that follow are counted in one mail.
+    pub last_for_now: bool,
+}
+
+/// More files were refused than are mailed one by one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilesRefused {
+    /// When the first of them was looked at.
+    pub since: DateTime<Utc>,
+    /// How many.
+    pub files: u64,
+    /// What they have in common, largest group first.
+    pub groups: Vec<RefusedGroup>,
+}
+
+/// Refused files that have something in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedGroup {
+    /// How many.
+    pub files: u64,
+    /// Their state: `rejected`, `quarantined`, or what became of them since.
+    pub state: String,
+    /// `coupons`, `redemptions` or `recipients`.
+    pub kind: String,
+    /// The bank or campaign that their directory names; empty: none.
+    pub target: String,
+    /// SFTP user; empty: dropped locally.
+    pub user: String,
 }
 
 impl Alert {
@@ -149,7 +184,9 @@ impl Alert {
             Self::RedemptionsLate { .. } => "redemptions_late",
             Self::RedemptionsArrived { .. } => "redemptions_arrived",
             Self::BatchWaiting { .. } => "batch_waiting",
+            Self::NotCollected(_) => "not_collected",
             Self::FileRefused(_) => "file_refused",
+            Self::FilesRefused(_) => "files_refused",
             Self::CertificateExpiring { .. } => "certificate_expiring",
         }
     }
@@ -161,13 +198,18 @@ impl Alert {
             Self::RedemptionsArrived { .. } => Severity::Notice,
             Self::LowStock(low) if low.remaining == 0 => Severity::Error,
             Self::FileRefused(file) if file.quarantined => Severity::Error,
+            Self::FilesRefused(files) if files.groups.iter().any(|group| group.state == "quarantined") => {
+                Severity::Error
+            }
             Self::CertificateExpiring { stage: Stage::Unusable, .. } => Severity::Error,
             Self::BatchWaiting { .. } => Severity::Error,
             Self::LowStock(_)
             | Self::EmptySoon { .. }
             | Self::Lapsing { .. }
             | Self::RedemptionsLate { .. }
+            | Self::NotCollected(_)
             | Self::FileRefused(_)
+            | Self::FilesRefused(_)
             | Self::CertificateExpiring { .. } => Severity::Warning,
         }
     }

@@ -166,6 +166,7 @@ impl Mailer {
             tracing::info!(mail.id = claimed.id, namespace = %namespace.name, "Withdrew a mail whose recipient is not notified any more");
             return Ok(Sent::Next);
         }
+        fail::fail_point!("mail-claimed", |_| std::process::abort());
         let sent = self.send(mail, &claimed, conversation);
         // Who speaks on after trouble would have to know what the server made of it.
         if sent.is_err() {
@@ -207,7 +208,9 @@ impl Mailer {
 
     fn sent(&self, claimed: &ClaimedMail, namespace: &Namespace) -> Result<(), StoreError> {
         fail::fail_point!("mail-before-mark", |_| std::process::abort());
-        if self.store.mail_sent(claimed, self.clock.now())? {
+        let marked = self.store.mail_sent(claimed, self.clock.now())?;
+        fail::fail_point!("mail-marked", |_| std::process::abort());
+        if marked {
             tracing::info!(mail.id = claimed.id, namespace = %namespace.name, alert = claimed.alert_key, "Sent a mail");
         } else {
             tracing::error!(

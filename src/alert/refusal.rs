@@ -1,11 +1,18 @@
-//! What a mail says about a refused file: the first errors of its report, and never a code.
+//! What a mail says about a refused file: why, and the first rejected rows of its report, but never a code.
 //!
 //! Reports quote cells so that the client finds them, and a cell may hold a code in the wrong column. A report stays in
 //! `/reports/`, a mail travels: so a quoted value is cut here unless it stands in the file's own name or in the contract.
 
+use chrono::TimeDelta;
 use serde::Deserialize;
 
-/// How many errors a mail lists.
+/// How many refused files of one namespace are mailed one by one within [`WINDOW`]. A program that goes wrong sends hundreds
+/// of the same kind: ten show what it does, more would bury every other alert and make people filter them all away. What
+/// is beyond is counted in one mail when the window is over.
+pub const MAILS_MOST: i64 = 10;
+/// See [`MAILS_MOST`].
+pub const WINDOW: TimeDelta = TimeDelta::hours(1);
+/// How many rejected rows, and how many warnings, a mail lists.
 pub const FIRST: usize = 10;
 
 /// Words of the contract, which are no cells.
@@ -23,6 +30,15 @@ const CONTRACT: [&str; 12] = [
     ",",
     "gpg --export --armor",
 ];
+
+/// What a report says about a refused file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why it was refused, its first rejected rows, then warnings.
+    pub errors: Vec<ReportedError>,
+    /// Rejected rows in all, as far as it was read.
+    pub rejected: u64,
+}
 
 /// One error or warning of a report.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -43,19 +59,28 @@ pub struct ReportedError {
 #[serde(default)]
 struct Report {
     refused: Option<ReportedError>,
+    first_rejects: Vec<ReportedError>,
+    rows: Rows,
     warnings: Vec<ReportedError>,
 }
 
-/// The first errors of `report`, why the file was refused before the rest. `name` and `target` are what the client named the
-/// file and its directory. A report that cannot be read has none.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Rows {
+    rejected: u64,
+}
+
+/// Reads `report`. `name` and `target` are what the client named the file and its directory. A report that cannot be read
+/// says nothing.
 #[must_use]
-pub fn first_errors(report: &str, name: &str, target: &str) -> Vec<ReportedError> {
-    let report: Report = serde_json::from_str(report).unwrap_or_default();
-    let mut errors: Vec<_> = report.refused.into_iter().chain(report.warnings).take(FIRST).collect();
+pub fn read(report: &str, name: &str, target: &str) -> Refusal {
+    let Report { refused, first_rejects, rows, warnings } = serde_json::from_str(report).unwrap_or_default();
+    let rejects = first_rejects.into_iter().take(FIRST);
+    let mut errors: Vec<_> = refused.into_iter().chain(rejects).chain(warnings.into_iter().take(FIRST)).collect();
     for error in &mut errors {
         error.message = cut_quotes(&error.message, &[name, target]);
     }
-    errors
+    Refusal { errors, rejected: rows.rejected }
 }
 
 /// Cuts values between backticks to their first two characters, unless they are no cells.
@@ -96,9 +121,14 @@ mod tests {
     #[test]
     fn why_it_was_refused_comes_first() {
         let report = r#"{"status": "rejected", "refused": {"reason": "NO_ROWS", "message": "no data row"},
+            "rows": {"read": 9, "rejected": 2},
+            "first_rejects": [{"line": 3, "reason": "EMPTY_CODE", "message": "no code beside `SAVE-1234`"}],
             "warnings": [{"reason": "BOM", "message": "dropped", "line": null, "count": 1}]}"#;
-        let errors = first_errors(report, "", "");
-        assert_eq!(errors.iter().map(|error| error.reason.as_str()).collect::<Vec<_>>(), ["NO_ROWS", "BOM"]);
-        assert_eq!(first_errors("not JSON", "", ""), []);
+        let refusal = read(report, "", "");
+        let reasons: Vec<_> = refusal.errors.iter().map(|error| error.reason.as_str()).collect();
+        assert_eq!((reasons, refusal.rejected), (vec!["NO_ROWS", "EMPTY_CODE", "BOM"], 2));
+        let row = refusal.errors.get(1).unwrap();
+        assert_eq!((row.line, row.message.as_str()), (Some(3), "no code beside `SA…`"));
+        assert_eq!(read("not JSON", "", ""), Refusal::default());
     }
 }

@@ -3,6 +3,9 @@
 //! Each look is cheap: a few indexed statements per namespace. Nothing is kept in memory but when certificates were read
 //! last; all that makes an alert come once is in the store.
 
+mod batches;
+mod files;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -10,10 +13,10 @@ use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use sha2::{Digest as _, Sha256};
 
 use super::feed::{Feed, Memory};
-use super::kinds::{Alert, Change, FileRefused, LowStock, Severity};
+use super::kinds::{Alert, Change, LowStock, Severity};
 use super::lapse::Ending;
 use super::wording::Message;
-use super::{certificates, forecast, ladder, lapse, refusal, template, wording};
+use super::{certificates, forecast, ladder, lapse, template, wording};
 use crate::bank::window;
 use crate::clock::Clock;
 use crate::config::{Audience, LiveSettings, MailSettings, Namespace};
@@ -26,8 +29,6 @@ use crate::store::{Store, StoreError};
 const LOOK_EVERY: TimeDelta = TimeDelta::seconds(10);
 /// How often certificates are read.
 const CERTIFICATES_EVERY: TimeDelta = TimeDelta::hours(1);
-/// How far back refused files are looked for.
-const LOOK_BACK: TimeDelta = TimeDelta::days(7);
 /// How long a refused file or a waiting batch is remembered; longer than it is looked for.
 const REMEMBERED: TimeDelta = TimeDelta::days(60);
 
@@ -76,7 +77,8 @@ impl Watch {
                 now,
             };
             look.files()?;
-            look.batches()?;
+            look.waiting()?;
+            look.uncollected()?;
             look.stock()?;
             look.redemptions()?;
             if read_certificates {
@@ -96,49 +98,6 @@ impl Watch {
 }
 
 impl Look<'_> {
-    fn files(&self) -> Result<(), StoreError> {
-        for upload in self.store.refused_uploads(self.namespace_id, self.now - LOOK_BACK)? {
-            let errors = refusal::first_errors(&upload.report, &upload.name, &upload.target);
-            self.raise(&Change {
-                subject: format!("file_refused/{}", upload.id),
-                from: None,
-                to: 1,
-                alert: Some(Alert::FileRefused(FileRefused {
-                    id: upload.id,
-                    name: upload.name,
-                    kind: upload.kind,
-                    target: upload.target,
-                    user: upload.user_name,
-                    quarantined: upload.state == "quarantined",
-                    received_at: upload.received_at,
-                    errors,
-                })),
-                forget_at: Some(self.now + REMEMBERED),
-            })?;
-        }
-        Ok(())
-    }
-
-    fn batches(&self) -> Result<(), StoreError> {
-        for batch in self.store.waiting_batches(self.namespace_id)? {
-            self.raise(&Change {
-                subject: format!("batch_waiting/{}", batch.id),
-                from: None,
-                to: 1,
-                alert: Some(Alert::BatchWaiting {
-                    id: batch.id,
-                    campaign: batch.campaign,
-                    bank: batch.bank,
-                    list: batch.list,
-                    due_at: batch.due_at,
-                    waiting_for: batch.waiting_for,
-                }),
-                forget_at: Some(self.now + REMEMBERED),
-            })?;
-        }
-        Ok(())
-    }
-
     /// Low stock, empty soon, about to lapse.
     fn stock(&self) -> Result<(), StoreError> {
         let zone = self.namespace.timezone;
@@ -204,7 +163,8 @@ impl Look<'_> {
     }
 
     fn redemptions(&self) -> Result<(), StoreError> {
-        let Some(expected_by) = self.namespace.redemptions.expected_by else { return Ok(()) };
+        let settings = &self.namespace.redemptions;
+        let Some(expected_by) = settings.expected_by else { return Ok(()) };
         let remembered = self.store.remembered_alerts(self.namespace_id, "redemptions_late/")?;
         let memory: Memory = remembered
             .into_iter()
@@ -212,7 +172,10 @@ impl Look<'_> {
             .collect();
         let arrivals = self.store.redemption_arrivals(self.namespace_id, Feed::look_back(self.now))?;
         let newest = self.store.newest_redemptions(self.namespace_id)?;
-        let feed = Feed { expected_by, zone: self.namespace.timezone, arrivals: &arrivals, newest };
+        // No setting is longer than six hours.
+        let grace = TimeDelta::from_std(settings.grace).unwrap_or_default();
+        let (skipped, zone) = (&settings.skipped, self.namespace.timezone);
+        let feed = Feed { expected_by, grace, skipped, zone, arrivals: &arrivals, newest };
         feed.judge(&memory, self.now).iter().try_for_each(|change| self.raise(change))
     }
 

@@ -5,7 +5,9 @@ use chrono_tz::Tz;
 
 use super::certificates::Stage;
 use super::forecast::Outlook;
-use super::kinds::{Alert, FileRefused, LowStock};
+use super::kinds::{Alert, FileRefused, FilesRefused, LowStock, RefusedGroup};
+use super::refusal::MAILS_MOST;
+use super::uncollected::Uncollected;
 
 /// What a mail says, before it has a form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,23 +65,28 @@ pub fn say(alert: &Alert, zone: Tz) -> Message {
             )],
             ..Message::default()
         },
-        Alert::BatchWaiting { id, campaign, bank, list, due_at, waiting_for } => Message {
-            title: format!("batch {id} of {campaign} waits"),
-            headline: format!("Batch {id} of campaign {campaign} waits: {waiting_for}."),
-            paragraphs: vec![
-                "Nothing was handed out. It goes on by itself as soon as what it waits for is there.".to_owned(),
-            ],
-            facts: vec![
-                ("Campaign", campaign.clone()),
-                ("Batch", id.to_string()),
-                ("Bank", bank.clone()),
-                ("Recipients list", list.clone()),
-                ("Due", local(*due_at, zone)),
-            ],
-            action: format!("See `coupond batch show {id}`."),
-            ..Message::default()
-        },
+        Alert::BatchWaiting { id, campaign, bank, list, due_at, waiting_for, still } => {
+            let waits = if *still { "still waits" } else { "waits" };
+            Message {
+                title: format!("batch {id} of {campaign} {waits}"),
+                headline: format!("Batch {id} of campaign {campaign} {waits}: {waiting_for}."),
+                paragraphs: vec![
+                    "Nothing was handed out. It goes on by itself as soon as what it waits for is there.".to_owned(),
+                ],
+                facts: vec![
+                    ("Campaign", campaign.clone()),
+                    ("Batch", id.to_string()),
+                    ("Bank", bank.clone()),
+                    ("Recipients list", list.clone()),
+                    ("Due", local(*due_at, zone)),
+                ],
+                action: format!("See `coupond batch show {id}`."),
+                ..Message::default()
+            }
+        }
+        Alert::NotCollected(batch) => not_collected(batch, zone),
         Alert::FileRefused(file) => file_refused(file, zone),
+        Alert::FilesRefused(files) => files_refused(files, zone),
         Alert::CertificateExpiring { fingerprint, uses, stage, expires } => {
             certificate(fingerprint, uses, *stage, *expires, zone)
         }
@@ -126,6 +133,36 @@ fn redemptions_late(date: NaiveDate, expected_by: NaiveTime, newest: Option<Date
     }
 }
 
+fn not_collected(batch: &Uncollected, zone: Tz) -> Message {
+    let Uncollected { id, campaign, exported_at, collect_by, fetched, missing } = batch;
+    let all = fetched.len() + missing.len();
+    let how_far = match fetched.len() {
+        0 => "none of its files was fetched".to_owned(),
+        some => format!("{some} of its {all} files were fetched"),
+    };
+    let mut facts = vec![
+        ("Campaign", campaign.clone()),
+        ("Batch", id.to_string()),
+        ("Exported", local(*exported_at, zone)),
+        ("To be collected by", local(*collect_by, zone)),
+    ];
+    facts.extend(missing.iter().map(|name| ("Not fetched", name.clone())));
+    facts.extend(fetched.iter().map(|(name, at, user)| ("Fetched", format!("{name} by {user}, {}", local(*at, zone)))));
+    Message {
+        title: format!("batch {id} of {campaign} was not collected"),
+        headline: format!(
+            "Batch {id} of campaign {campaign} was not collected by {}: {how_far}.",
+            local(*collect_by, zone)
+        ),
+        paragraphs: vec!["Its customers have codes, but perhaps no message that says so.".to_owned()],
+        facts,
+        action: format!(
+            "See whether the campaign system still looks into /assignments/{campaign}/, and `coupond batch show {id}`."
+        ),
+        ..Message::default()
+    }
+}
+
 fn file_refused(file: &FileRefused, zone: Tz) -> Message {
     let FileRefused { id, name, .. } = file;
     let (verdict, meaning, action) = match file.quarantined {
@@ -140,23 +177,30 @@ fn file_refused(file: &FileRefused, zone: Tz) -> Message {
             "Correct the file and send it again. The whole report is in /reports/.".to_owned(),
         ),
     };
-    let place = match &*file.target {
-        "" => format!("/{}/", file.kind),
-        target => format!("/{}/{target}/", file.kind),
-    };
-    let from = if file.user.is_empty() { "a local file".to_owned() } else { format!("user {}", file.user) };
+    let place = place(&file.kind, &file.target);
+    let rejected = file.refusal.rejected;
+    let rows = (rejected > 0)
+        .then(|| ("Rejected rows", format!("{}; listed in /reports/{name}.{id}.rejects.csv", grouped(rejected))));
+    let from = sender(&file.user);
+    let last = file.last_for_now.then(|| {
+        format!("These are {MAILS_MOST} refused files within an hour. Those that follow are counted in one mail.")
+    });
     Message {
         title: format!("{verdict}: {name}"),
         headline: format!("The file {name} was {verdict}."),
-        paragraphs: vec![meaning.to_owned()],
-        facts: vec![
+        paragraphs: [meaning.to_owned()].into_iter().chain(last).collect(),
+        facts: [
             ("File", name.clone()),
             ("Sent to", place),
             ("From", from),
             ("Received", local(file.received_at, zone)),
             ("Upload", id.to_string()),
-        ],
+        ]
+        .into_iter()
+        .chain(rows)
+        .collect(),
         errors: file
+            .refusal
             .errors
             .iter()
             .map(|error| {
@@ -170,6 +214,40 @@ fn file_refused(file: &FileRefused, zone: Tz) -> Message {
             .collect(),
         action,
     }
+}
+
+fn files_refused(refused: &FilesRefused, zone: Tz) -> Message {
+    const GROUPS_MOST: usize = 20;
+    let files = |count: u64| if count == 1 { "1 file".to_owned() } else { format!("{} files", grouped(count)) };
+    let group = |group: &RefusedGroup| {
+        let place = place(&group.kind, &group.target);
+        ("Of these", format!("{} {} in {place} from {}", files(group.files), group.state, sender(&group.user)))
+    };
+    let mut facts: Vec<_> = refused.groups.iter().take(GROUPS_MOST).map(group).collect();
+    let named: u64 = refused.groups.iter().take(GROUPS_MOST).map(|group| group.files).sum();
+    let others = refused.files.saturating_sub(named);
+    facts.extend((others > 0).then(|| ("Others", files(others))));
+    let (count, verb) = (grouped(refused.files), if refused.files == 1 { "file was" } else { "files were" });
+    Message {
+        title: format!("{count} more {verb} refused"),
+        headline: format!("{count} more {verb} refused since {}.", local(refused.since, zone)),
+        paragraphs: vec![format!(
+            "At most {MAILS_MOST} refused files an hour are mailed one by one; these are the others. Each has its report \
+             in /reports/ as always."
+        )],
+        facts,
+        action: "Have the sender stopped. See `coupond uploads list --state rejected` and `coupond quarantine list`."
+            .to_owned(),
+        ..Message::default()
+    }
+}
+
+fn place(kind: &str, target: &str) -> String {
+    if target.is_empty() { format!("/{kind}/") } else { format!("/{kind}/{target}/") }
+}
+
+fn sender(user: &str) -> String {
+    if user.is_empty() { "a local file".to_owned() } else { format!("user {user}") }
 }
 
 fn certificate(fingerprint: &str, uses: &[String], stage: Stage, expires: Option<DateTime<Utc>>, zone: Tz) -> Message {
@@ -247,7 +325,7 @@ fn span(span: TimeDelta) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alert::refusal::ReportedError;
+    use crate::alert::refusal::{Refusal, ReportedError};
 
     fn date(text: &str) -> NaiveDate {
         text.parse().unwrap()
@@ -314,6 +392,7 @@ mod tests {
                 list: "list.csv".to_owned(),
                 due_at: instant("2026-12-03T07:00:00Z"),
                 waiting_for: "10 codes needed, 4 in stock".to_owned(),
+                still: false,
             },
             "batch 7 of winback waits",
             "Batch 7 of campaign winback waits: 10 codes needed, 4 in stock.",
@@ -346,15 +425,46 @@ mod tests {
             user: String::new(),
             quarantined: false,
             received_at: instant("2026-12-03T07:00:00Z"),
-            errors: vec![error(Some(3), None), error(None, Some(2000))],
+            refusal: Refusal { errors: vec![error(Some(3), None), error(None, Some(2000))], rejected: 12_345 },
+            last_for_now: false,
         };
         let message = say(&Alert::FileRefused(file.clone()), Tz::America__New_York);
         assert_eq!(message.headline, "The file a.csv was rejected.");
         assert_eq!(message.errors, ["line 3: BAD_CHARACTER: a blank", "BAD_CHARACTER: a blank (2,000 times)"]);
+        let rows = "12,345; listed in /reports/a.csv.17.rejects.csv".to_owned();
+        assert!(message.facts.contains(&("Rejected rows", rows)));
         assert!(message.facts.contains(&("Sent to", "/coupons/spring26/".to_owned())));
         assert!(message.facts.contains(&("Received", "2026-12-03 02:00 America/New_York".to_owned())));
         let message = say(&Alert::FileRefused(FileRefused { quarantined: true, ..file }), Tz::UTC);
         assert_eq!(message.title, "quarantined: a.csv");
+    }
+
+    #[test]
+    fn a_flood_is_counted_and_its_parts_add_up() {
+        let group = |files, state: &str, target: &str, user: &str| RefusedGroup {
+            files,
+            state: state.to_owned(),
+            kind: "coupons".to_owned(),
+            target: target.to_owned(),
+            user: user.to_owned(),
+        };
+        let groups = vec![group(1488, "rejected", "spring26", "acme-feed"), group(1, "quarantined", "", "")];
+        let flood = FilesRefused { since: instant("2026-12-03T07:00:00Z"), files: 1490, groups };
+        let message = say(&Alert::FilesRefused(flood.clone()), Tz::America__New_York);
+        assert_eq!(message.headline, "1,490 more files were refused since 2026-12-03 02:00 America/New_York.");
+        let facts: Vec<&str> = message.facts.iter().map(|(_, fact)| fact.as_str()).collect();
+        assert_eq!(
+            facts,
+            [
+                "1,488 files rejected in /coupons/spring26/ from user acme-feed",
+                "1 file quarantined in /coupons/ from a local file",
+                "1 file",
+            ]
+        );
+        assert_eq!(
+            say(&Alert::FilesRefused(FilesRefused { files: 1, ..flood }), Tz::UTC).title,
+            "1 more file was refused"
+        );
     }
 
     #[test]

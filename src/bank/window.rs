@@ -47,6 +47,17 @@ pub fn instants(local: NaiveDateTime, zone: Tz) -> (DateTime<Utc>, DateTime<Utc>
     (end, end)
 }
 
+/// The first instant from `from` on at which clocks in `zone` show `time`. On a date that leaves it out, that is the end of the
+/// gap; on a date that has it twice, only the first of the two counts.
+#[must_use]
+pub fn next_local(time: NaiveTime, zone: Tz, from: DateTime<Utc>) -> DateTime<Utc> {
+    let shown = from.with_timezone(&zone).date_naive();
+    // The day before, because a gap over midnight moves its time to the next date; two days after, because a date may be
+    // left out altogether.
+    let dates = shown.pred_opt().unwrap_or(shown).iter_days().take(5);
+    dates.map(|date| instants(date.and_time(time), zone).0).find(|at| *at >= from).unwrap_or(from)
+}
+
 /// The instant at which the clocks jump over `local`.
 fn gap_end(local: NaiveDateTime, zone: Tz) -> DateTime<Utc> {
     // No zone is a day away from UTC, and no gap is longer than a day (Samoa left out 30 December 2011).
@@ -164,6 +175,37 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[track_caller]
+    fn check_next(zone: &str, time: &str, from: &str, expected: &str) {
+        let (zone, time): (Tz, NaiveTime) = (zone.parse().unwrap(), time.parse().unwrap());
+        assert_eq!(next_local(time, zone, instant(from)), instant(expected), "{zone} {time} {from}");
+    }
+
+    #[test]
+    fn the_next_local_time() {
+        check_next("UTC", "09:00:00", "2026-03-02T09:00:00Z", "2026-03-02T09:00:00Z");
+        check_next("UTC", "09:00:00", "2026-03-02T09:00:00.000000001Z", "2026-03-03T09:00:00Z");
+        check_next("Asia/Kathmandu", "09:00:00", "2026-03-02T03:14:59Z", "2026-03-02T03:15:00Z");
+        check_next("America/New_York", "09:00:00", "2026-03-03T04:59:00Z", "2026-03-03T14:00:00Z");
+        // The clocks go forward in between: 23 hours, not 24.
+        check_next("America/New_York", "09:00:00", "2026-03-07T14:00:01Z", "2026-03-08T13:00:00Z");
+        check_next("America/New_York", "09:00:00", "2026-10-31T13:00:01Z", "2026-11-01T14:00:00Z");
+        // A time that is skipped moves to the instant after the gap, also for who starts at that instant.
+        check_next("Europe/Berlin", "02:30:00", "2026-03-28T12:00:00Z", "2026-03-29T01:00:00Z");
+        check_next("Europe/Berlin", "02:30:00", "2026-03-29T01:00:00Z", "2026-03-29T01:00:00Z");
+        check_next("Europe/Berlin", "02:30:00", "2026-03-29T01:00:01Z", "2026-03-30T00:30:00Z");
+        // A gap over midnight belongs to the date before it.
+        check_next("Africa/Cairo", "00:30:00", "2026-04-23T20:00:00Z", "2026-04-23T22:00:00Z");
+        check_next("America/Scoresbysund", "23:30:00", "2024-03-30T23:00:00Z", "2024-03-31T00:30:00Z");
+        check_next("America/Scoresbysund", "23:30:00", "2024-03-31T00:30:00Z", "2024-03-31T00:30:00Z");
+        // A time that comes twice is its first; whoever starts between the two waits for the next date.
+        check_next("Europe/Berlin", "02:30:00", "2026-10-24T12:00:00Z", "2026-10-25T00:30:00Z");
+        check_next("Europe/Berlin", "02:30:00", "2026-10-25T01:00:00Z", "2026-10-26T01:30:00Z");
+        // A date that does not exist.
+        check_next("Pacific/Apia", "09:00:00", "2011-12-29T19:00:01Z", "2011-12-30T10:00:00Z");
+        check_next("Pacific/Apia", "09:00:00", "2011-12-30T10:00:01Z", "2011-12-30T19:00:00Z");
     }
 
     #[test]

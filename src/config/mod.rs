@@ -4,6 +4,7 @@
 //! the line, the key and what to do. A bad file never falls back to defaults.
 
 mod environment;
+mod feed;
 mod judge;
 mod keys;
 mod live;
@@ -20,13 +21,14 @@ mod source;
 mod values;
 
 pub use environment::variables;
+pub use feed::{RedemptionFeed, SkippedDays, WhenStale};
 pub use keys::{Key, Shape};
 pub use live::LiveSettings;
 pub use load::{load, main_keys, namespace_keys};
 pub use name::{InvalidName, Name};
 pub use namespace::{
-    Audience, Bank, Campaign, Channel, Namespace, NamespaceOpenpgp, NewBanks, OfferType, PersistPer, RedemptionFeed,
-    Require, Role, Schedule, User, WhenShort, WhenStale,
+    Audience, Bank, Campaign, Channel, Namespace, NamespaceOpenpgp, NewBanks, OfferType, PersistPer, Require, Role,
+    Schedule, User, WhenShort,
 };
 pub use problem::{ConfigError, Origin, Problem};
 pub use restart::needs_restart;

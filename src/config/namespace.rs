@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use chrono::NaiveTime;
 use chrono_tz::Tz;
 use ipnet::IpNet;
 
-use super::Name;
+use super::{Name, RedemptionFeed};
 
 /// One brand: its users, directories, keys, banks, campaigns.
 #[derive(Clone, Debug)]
@@ -189,6 +188,11 @@ pub struct Campaign {
     pub channel: Channel,
     /// When its batches run.
     pub schedule: Schedule,
+    /// Local time at which the sender sends: end dates are judged at the first such time from a batch's start on. `None`: at
+    /// the start.
+    pub send_at: Option<NaiveTime>,
+    /// Local time by which an export is to be collected: the first such time from its export on. `None`: whenever.
+    pub collect_by: Option<NaiveTime>,
     /// What happens when stock is short.
     pub when_short: WhenShort,
     /// Certificate that assignment files are encrypted to.
@@ -233,24 +237,4 @@ pub enum WhenShort {
     Partial,
     /// The rest gets the bank's `fallback_code`.
     Fallback,
-}
-
-/// The daily redemption file.
-#[derive(Clone, Debug)]
-pub struct RedemptionFeed {
-    /// Local time by which it is expected.
-    pub expected_by: Option<NaiveTime>,
-    /// Age after which redemptions are stale.
-    pub max_age: Option<Duration>,
-    /// What a batch on a persistent bank does then.
-    pub when_stale: WhenStale,
-}
-
-/// What a batch on a persistent bank does when redemptions are stale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenStale {
-    /// Goes on, with a warning.
-    Warn,
-    /// Waits.
-    Wait,
 }

@@ -3,7 +3,7 @@
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveTime};
+use chrono::{DateTime, NaiveDate, NaiveTime};
 use ipnet::IpNet;
 
 use super::{Name, Schedule};
@@ -56,6 +56,14 @@ pub(super) fn time(text: &str) -> Result<NaiveTime, String> {
         .ok()
         .filter(|_| shaped)
         .ok_or_else(|| format!("\"{}\" is not a time of day; write it like \"06:00\"", short(text)))
+}
+
+/// `"2026-12-25"`
+pub(super) fn date(text: &str) -> Result<NaiveDate, String> {
+    NaiveDate::parse_from_str(text, "%Y-%m-%d")
+        .ok()
+        .filter(|_| text.len() == "2026-12-25".len())
+        .ok_or_else(|| format!("\"{}\" is not a date; write it like \"2026-12-25\"", short(text)))
 }
 
 /// `"4GiB"`, `"500 MB"`, `"4096"`: bytes, in powers of 1024 with an `i` and of 1000 without.
@@ -172,6 +180,14 @@ mod tests {
         check(time, "23:59:59", NaiveTime::from_hms_opt(23, 59, 59));
         for bad in ["", "6:00", "24:00", "06:60", "6", "06:00 ", "0600", "23:59:60"] {
             check(time, bad, None);
+        }
+    }
+
+    #[test]
+    fn dates() {
+        check(date, "2026-12-25", NaiveDate::from_ymd_opt(2026, 12, 25));
+        for bad in ["", "2026-2-29", "2026-02-29", "25.12.2026", "+2026-12-25", "2026-12-5", "12-25"] {
+            check(date, bad, None);
         }
     }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::Work;
 use super::apply::{BankEffect, Effect, Suspicion};
-use super::tally::{Counted, RowCounts, Warning};
+use super::tally::{Counted, RejectedRow, RowCounts, Warning};
 use crate::reason::Finding;
 use crate::spool::Kind;
 use crate::store::uploads::Verdict;
@@ -40,6 +40,8 @@ pub struct Report<'a> {
     repeats_upload: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<Refused>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    first_rejects: Vec<RejectedRow>,
     #[serde(skip_serializing_if = "<[Suspicion]>::is_empty")]
     suspicion: &'a [Suspicion],
     warnings: Vec<Warning>,
@@ -96,7 +98,7 @@ pub fn render(
     work: &Work<'_>,
     ending: &Ending,
     content: Option<Content>,
-    Counted { rows, warnings, columns }: Counted,
+    Counted { rows, warnings, first_rejects, columns }: Counted,
     now: DateTime<Utc>,
 ) -> serde_json::Result<String> {
     let target = work.place.target.as_ref().map(crate::config::Name::as_str);
@@ -137,6 +139,7 @@ pub fn render(
         banks,
         repeats_upload,
         refused,
+        first_rejects,
         suspicion,
         warnings,
         received_at: instant(work.claimed.received_at),

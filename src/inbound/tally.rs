@@ -38,6 +38,17 @@ pub struct Warning {
     pub count: u64,
 }
 
+/// A rejected row as the report names it; never its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RejectedRow {
+    /// Where it begins.
+    pub line: Option<u64>,
+    /// The stable code.
+    pub reason: &'static str,
+    /// What is wrong.
+    pub message: String,
+}
+
 /// What was counted, for the report.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
@@ -45,6 +56,8 @@ pub struct Counted {
     pub rows: RowCounts,
     /// Warnings by reason.
     pub warnings: Vec<Warning>,
+    /// The first rejected rows.
+    pub first_rejects: Vec<RejectedRow>,
     /// The header as it stood; empty: there was none; `None`: no row was read.
     pub columns: Option<Vec<String>>,
 }
@@ -55,7 +68,8 @@ pub struct Tally {
     /// Rows so far.
     pub rows: RowCounts,
     warnings: BTreeMap<Reason, Warning>,
-    first_reject: Option<Finding>,
+    /// At most [`FIRST`].
+    first_rejects: Vec<Finding>,
     /// The header as it stood; empty: there was none; `None`: no row was read.
     columns: Option<Vec<String>>,
     rejects: RejectsWriter,
@@ -63,6 +77,8 @@ pub struct Tally {
     limit: RejectLimit,
 }
 
+/// How many rejected rows a report names itself, so that a mail about it can.
+const FIRST: usize = 10;
 /// How many duplicates and unknown codes a rejects file lists.
 pub const LISTED_MOST: i64 = 100_000;
 
@@ -73,7 +89,7 @@ impl Tally {
         Self {
             rows: RowCounts::default(),
             warnings: BTreeMap::new(),
-            first_reject: None,
+            first_rejects: Vec::new(),
             columns: None,
             rejects,
             listed: 0,
@@ -88,7 +104,9 @@ impl Tally {
     pub fn reject(&mut self, finding: Finding, value: &str) -> Result<(), TallyError> {
         self.rows.rejected += 1;
         self.rejects.write(&finding, value)?;
-        self.first_reject.get_or_insert(finding);
+        if self.first_rejects.len() < FIRST {
+            self.first_rejects.push(finding);
+        }
         if self.rows.rejected > self.limit.rows {
             return Err(self.too_many());
         }
@@ -135,7 +153,7 @@ impl Tally {
         if read >= 300 && rejected.saturating_mul(100) > read.saturating_mul(u64::from(self.limit.percent)) {
             return Err(self.too_many());
         }
-        match &self.first_reject {
+        match self.first_rejects.first() {
             // Nothing to apply: "applied" would tell the client that all is well.
             Some(first) if rejected == read => Err(TallyError::Refused(Finding {
                 message: format!("no row could be accepted; the first: {}", first.message),
@@ -147,7 +165,7 @@ impl Tally {
 
     fn too_many(&self) -> TallyError {
         let RowCounts { read, rejected, .. } = self.rows;
-        let first = self.first_reject.as_ref().map_or_else(String::new, |first| format!("; the first: {first}"));
+        let first = self.first_rejects.first().map_or_else(String::new, |first| format!("; the first: {first}"));
         TallyError::Refused(Finding::file(
             Reason::TooManyRejected,
             format!(
@@ -186,7 +204,13 @@ impl Tally {
     pub fn finish(&mut self) -> io::Result<Counted> {
         self.rejects.sync()?;
         let warnings = self.warnings.values().cloned().collect();
-        Ok(Counted { rows: self.rows, warnings, columns: self.columns.clone() })
+        let first_rejects = self.first_rejects.iter().map(|finding| RejectedRow {
+            line: finding.line,
+            reason: finding.reason.as_str(),
+            message: finding.message.clone(),
+        });
+        let (columns, first_rejects) = (self.columns.clone(), first_rejects.collect());
+        Ok(Counted { rows: self.rows, warnings, first_rejects, columns })
     }
 }
 

@@ -4,7 +4,9 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::config::{Audience, Limits, Namespace, OfferType, Require, Role, Schedule, Settings, WhenShort, WhenStale};
+use crate::config::{
+    Audience, Limits, Namespace, OfferType, Require, Role, Schedule, Settings, SkippedDays, WhenShort, WhenStale,
+};
 use crate::reason::{Reason, Weight};
 
 /// What is known beside the settings.
@@ -183,7 +185,9 @@ fn redemptions(out: &mut String, namespace: &Namespace) -> fmt::Result {
     writeln!(out, "## Redemptions\n")?;
     let feed = &namespace.redemptions;
     if let Some(by) = feed.expected_by {
-        writeln!(out, "Expected every day by {}. An empty file means \"none today\": send it.\n", by.format("%H:%M"))?;
+        let skipped = skipped(&feed.skipped);
+        let by = by.format("%H:%M");
+        writeln!(out, "Expected every day by {by}{skipped}. An empty file means \"none today\": send it.\n")?;
     } else {
         writeln!(out, "An empty file means \"none today\".\n")?;
     }
@@ -198,14 +202,28 @@ fn redemptions(out: &mut String, namespace: &Namespace) -> fmt::Result {
     writeln!(out, "```\ncode\nEXAMPLE-0001\n```\n")
 }
 
+/// `, except on Sat, Sun and 2026-12-25`
+fn skipped(days: &SkippedDays) -> String {
+    let named = days.weekdays.iter().map(ToString::to_string).chain(days.dates.iter().map(ToString::to_string));
+    let named: Vec<String> = named.collect();
+    match named.split_last() {
+        None => String::new(),
+        Some((only, [])) => format!(", except on {only}"),
+        Some((last, before)) => format!(", except on {} and {last}", before.join(", ")),
+    }
+}
+
 fn recipients(out: &mut String, namespace: &Namespace) -> fmt::Result {
     writeln!(out, "## Recipients and assignments\n")?;
     writeln!(out, "| campaign | bank | channel | runs | when codes are short | files |\n|---|---|---|---|---|---|")?;
     for (name, campaign) in &namespace.campaigns {
-        let runs = match &campaign.schedule {
+        let mut runs = match &campaign.schedule {
             Schedule::OnArrival => "when a list arrives".to_owned(),
             Schedule::Cron(cron) => format!("`{cron}` (cron with seconds)"),
         };
+        if let Some(send_at) = campaign.send_at {
+            runs = format!("{runs}, to be sent at {}", send_at.format("%H:%M"));
+        }
         let short = match campaign.when_short {
             WhenShort::Wait => "waits for a refill",
             WhenShort::Partial => "the first rows get one, the others are listed",

@@ -10,7 +10,7 @@ use crate::store::ledger::life::{BankedCode, GivenCode, LeftOut, RedeemedCode, R
 
 /// When a batch judged what its customers hold.
 pub(super) fn moment(batch: &ListedBatch) -> DateTime<Utc> {
-    batch.send_at.or(batch.assigned_at).unwrap_or(batch.due_at)
+    batch.assigned_at.unwrap_or(batch.due_at)
 }
 
 pub(super) fn batch_ref(batch: &ListedBatch) -> BatchRef {

@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use chrono::{DateTime, Utc};
+
 use super::gate::{self, Freshness};
 use super::{Assigned, Job, Outbound, OutboundError};
 use crate::bank::{stock, window};
@@ -21,8 +23,9 @@ impl Outbound {
     pub(super) fn assign(&self, job: &Job<'_>) -> Result<Assigned, OutboundError> {
         let now = self.clock.now();
         let claim = job.batch.claim;
+        let send_at = send_at(job, now);
         if job.batch.proof {
-            self.store.assign_proof(claim, now)?;
+            self.store.assign_proof(claim, now, send_at)?;
             return Ok(Assigned::Done(None));
         }
         let bank = job.bank()?;
@@ -31,7 +34,7 @@ impl Outbound {
             return Ok(Assigned::NotYet);
         }
         let as_of = self.store.redemptions_as_of(claim.namespace_id)?;
-        match gate::freshness(&job.namespace.redemptions, job.batch.persistent, as_of, now) {
+        match gate::freshness(&job.namespace.redemptions, job.batch.persistent, as_of, now, job.namespace.timezone) {
             Freshness::Fresh => {}
             Freshness::Stale => {
                 let (batch, campaign) = (claim.id, job.campaign.as_str());
@@ -39,7 +42,8 @@ impl Outbound {
             }
             Freshness::Wait => return Ok(stale(as_of)),
         }
-        let open_on = window::open_on(now, job.namespace.timezone);
+        // One instant for the whole batch, however long it takes and whatever date it is when it is done.
+        let open_on = window::open_on(send_at, job.namespace.timezone);
         if job.batch.progress == Progress::Waiting {
             let in_stock = stock::remaining(&self.store.lots(claim.namespace_id, job.batch.bank_id)?, open_on);
             if let Some((need, stock)) =
@@ -55,7 +59,8 @@ impl Outbound {
             bank_id: job.batch.bank_id,
             persistent: job.batch.persistent,
             hold_channel: hold_channel(job, bank),
-            send_at: now,
+            assigned_at: now,
+            send_at,
             open_on,
             short_reason: short_reason(job, bank)?,
         })?;
@@ -103,12 +108,18 @@ impl Outbound {
     }
 }
 
+/// When a batch that starts at `now` is sent: a code must be in its window then, not only when it is handed out.
+fn send_at(job: &Job<'_>, now: DateTime<Utc>) -> DateTime<Utc> {
+    let planned = job.namespace.campaigns.get(&job.campaign).and_then(|campaign| campaign.send_at);
+    planned.map_or(now, |time| window::next_local(time, job.namespace.timezone, now))
+}
+
 fn short(bank: &Bank, need: i64, stock: i64) -> Assigned {
     let reason = format!("{need} codes needed, {stock} left in `{}`", bank.name);
     Assigned::Waits { reason, compared: Some((need, stock)) }
 }
 
-fn stale(as_of: Option<chrono::DateTime<chrono::Utc>>) -> Assigned {
+fn stale(as_of: Option<DateTime<Utc>>) -> Assigned {
     let reason = match as_of {
         Some(as_of) => format!("a newer redemption file than that of {}", as_of.format("%Y-%m-%d %H:%M:%SZ")),
         None => "a first redemption file".to_owned(),

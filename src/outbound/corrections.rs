@@ -1,5 +1,5 @@
 //! The corrections of a batch: `<stem>.<batch>.corrections.csv`, which lists customers whose code was redeemed after the
-//! batch was assigned and, for a day, before it may have been sent.
+//! batch was assigned and before it is sent: until the campaign's `send_at`, or for a day where it has none.
 //!
 //! Whenever redemptions have come, the rows are found anew; with more than before, the file is written as a whole, in the
 //! list's order, and takes the old one's place in one rename. Killed before its row says so, it is written again.

@@ -16,7 +16,7 @@
 //!   the list (`export`) out of sight; then their hashes are recorded as the manifest; only then is the first of them
 //!   published. So a file that is published is never written again, even where encryption makes other bytes each time.
 //!
-//! For a day after `assigned`, codes of the batch that are redeemed meanwhile are listed in a file of their own
+//! From `assigned` until the batch is sent (or for a day), codes of the batch that are redeemed meanwhile are listed in a file of their own
 //! (`corrections`), which is no part of the manifest.
 //!
 //! Points at which a test ends the process (feature `failpoints`): `outbound-before-assign`, `outbound-after-assign`,

@@ -201,7 +201,7 @@ mod tests {
     use super::*;
     use crate::config::{
         Audience, Bank, Campaign, Channel, NamespaceOpenpgp, NewBanks, OfferType, PersistPer, RedemptionFeed, Require,
-        Schedule, WhenShort, WhenStale,
+        Schedule, WhenShort,
     };
 
     fn namespace() -> Namespace {
@@ -221,6 +221,8 @@ mod tests {
             bank: named("spring26"),
             channel: Channel::Email,
             schedule: Schedule::OnArrival,
+            send_at: None,
+            collect_by: None,
             when_short: WhenShort::Wait,
             encrypt_to: None,
         };
@@ -235,7 +237,7 @@ mod tests {
             openpgp: NamespaceOpenpgp { require: Require::None, signers: Vec::new() },
             banks: BTreeMap::from([(named("spring26"), bank)]),
             campaigns: BTreeMap::from([(named("winback"), campaign)]),
-            redemptions: RedemptionFeed { expected_by: None, max_age: None, when_stale: WhenStale::Warn },
+            redemptions: RedemptionFeed::default(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Integer, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
 
 use super::schema::{alert, stock_day, upload};
 use super::{Store, StoreError, Transaction};
@@ -74,36 +74,7 @@ pub fn change_level(
         .optional()?)
 }
 
-/// A file that was refused and that nobody has been told about.
-#[derive(Clone, Debug, QueryableByName)]
-pub struct RefusedUpload {
-    /// The upload.
-    #[diesel(sql_type = BigInt)]
-    pub id: i64,
-    /// Its file name.
-    #[diesel(sql_type = Text)]
-    pub name: String,
-    /// `coupons`, `redemptions` or `recipients`.
-    #[diesel(sql_type = Text)]
-    pub kind: String,
-    /// The bank or campaign that its directory names; empty: none.
-    #[diesel(sql_type = Text)]
-    pub target: String,
-    /// SFTP user; empty: dropped locally.
-    #[diesel(sql_type = Text)]
-    pub user_name: String,
-    /// `rejected` or `quarantined`.
-    #[diesel(sql_type = Text)]
-    pub state: String,
-    /// When it was complete.
-    #[diesel(sql_type = Timestamptz)]
-    pub received_at: DateTime<Utc>,
-    /// The report, as JSON.
-    #[diesel(sql_type = Text)]
-    pub report: String,
-}
-
-/// A batch that waits and that nobody has been told about.
+/// A batch that waits and that nobody has been told about lately.
 #[derive(Clone, Debug, QueryableByName)]
 pub struct WaitingBatch {
     /// The batch.
@@ -124,6 +95,23 @@ pub struct WaitingBatch {
     /// Why it waits, with numbers.
     #[diesel(sql_type = Text)]
     pub waiting_for: String,
+    /// How often people were told; `None`: never.
+    #[diesel(sql_type = Nullable<Integer>)]
+    pub said: Option<i32>,
+}
+
+/// An export that is not collected and that nobody has been told about.
+#[derive(Clone, Debug, QueryableByName)]
+pub struct UncollectedBatch {
+    /// The batch.
+    #[diesel(sql_type = BigInt)]
+    pub id: i64,
+    /// When its manifest appeared.
+    #[diesel(sql_type = Timestamptz)]
+    pub exported_at: DateTime<Utc>,
+    /// The manifest, as JSON.
+    #[diesel(sql_type = Text)]
+    pub manifest: String,
 }
 
 impl Store {
@@ -160,44 +148,48 @@ impl Store {
         Ok(())
     }
 
-    /// Files refused since `since` that have no row under `file_refused/`, oldest first. Files that were only checked
-    /// are nobody's trouble.
+    /// Batches that wait and whose row under `batch_waiting/` is missing or was changed at `before` or earlier, oldest first.
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
-    pub fn refused_uploads(&self, namespace_id: i32, since: DateTime<Utc>) -> Result<Vec<RefusedUpload>, StoreError> {
-        let mut connection = self.connection()?;
-        Ok(diesel::sql_query(
-            "SELECT u.id, u.name, u.kind, u.target, u.user_name, u.state, \
-                 coalesce(u.received_at, u.created_at) AS received_at, coalesce(u.report, '{}') AS report \
-             FROM upload AS u WHERE u.namespace_id = $1 AND u.state IN ('rejected', 'quarantined') \
-                 AND NOT u.dry_run AND u.finished_at >= $2 \
-                 AND NOT EXISTS (SELECT FROM alert AS a WHERE a.namespace_id = $1 \
-                     AND a.subject = 'file_refused/' || u.id) \
-             ORDER BY u.finished_at, u.id LIMIT 100",
-        )
-        .bind::<Integer, _>(namespace_id)
-        .bind::<Timestamptz, _>(since)
-        .load(&mut connection)?)
-    }
-
-    /// Batches that wait and have no row under `batch_waiting/`, oldest first.
-    ///
-    /// # Errors
-    /// Any [`StoreError`] of the statement.
-    pub fn waiting_batches(&self, namespace_id: i32) -> Result<Vec<WaitingBatch>, StoreError> {
+    pub fn waiting_batches(&self, namespace_id: i32, before: DateTime<Utc>) -> Result<Vec<WaitingBatch>, StoreError> {
         let mut connection = self.connection()?;
         Ok(diesel::sql_query(
             "SELECT b.id, b.campaign, k.name AS bank, u.name AS list, b.due_at, \
-                 coalesce(b.waiting_for, '') AS waiting_for \
+                 coalesce(b.waiting_for, '') AS waiting_for, s.level AS said \
              FROM batch AS b JOIN bank AS k ON k.namespace_id = b.namespace_id AND k.id = b.bank_id \
              JOIN upload AS u ON u.namespace_id = b.namespace_id AND u.id = b.upload_id \
-             WHERE b.namespace_id = $1 AND b.state = 'waiting' \
-                 AND NOT EXISTS (SELECT FROM alert AS a WHERE a.namespace_id = $1 \
-                     AND a.subject = 'batch_waiting/' || b.id) \
+             LEFT JOIN (SELECT a.subject, a.level, a.changed_at FROM alert AS a WHERE a.namespace_id = $1) AS s \
+                 ON s.subject = 'batch_waiting/' || b.id \
+             WHERE b.namespace_id = $1 AND b.state = 'waiting' AND (s.subject IS NULL OR s.changed_at <= $2) \
              ORDER BY b.id LIMIT 100",
         )
         .bind::<Integer, _>(namespace_id)
+        .bind::<Timestamptz, _>(before)
+        .load(&mut connection)?)
+    }
+
+    /// Exports of a campaign since `since` that are not collected and have no row under `not_collected/`, oldest first.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn uncollected_batches(
+        &self,
+        namespace_id: i32,
+        campaign: &str,
+        since: DateTime<Utc>,
+    ) -> Result<Vec<UncollectedBatch>, StoreError> {
+        let mut connection = self.connection()?;
+        Ok(diesel::sql_query(
+            "SELECT b.id, b.exported_at, coalesce(b.manifest, '') AS manifest FROM batch AS b \
+             WHERE b.namespace_id = $1 AND b.state = 'exported' AND b.exported_at >= $3 AND b.campaign = $2 \
+                 AND NOT EXISTS (SELECT FROM alert AS a WHERE a.namespace_id = $1 \
+                     AND a.subject = 'not_collected/' || b.id) \
+             ORDER BY b.exported_at, b.id LIMIT 1000",
+        )
+        .bind::<Integer, _>(namespace_id)
+        .bind::<Text, _>(campaign)
+        .bind::<Timestamptz, _>(since)
         .load(&mut connection)?)
     }
 

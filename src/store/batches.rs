@@ -355,14 +355,14 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`], or any other of the statements.
-    pub fn assign_proof(&self, claim: Claim, send_at: DateTime<Utc>) -> Result<(), StoreError> {
+    pub fn assign_proof(&self, claim: Claim, now: DateTime<Utc>, send_at: DateTime<Utc>) -> Result<(), StoreError> {
         let mut connection = self.connection()?;
         let as_of = redemptions_as_of(&mut connection, claim.namespace_id)?;
         let changed = diesel::update(held(claim).filter(batch::state.eq_any(["due", "waiting"])))
             .set((
                 batch::state.eq("assigned"),
                 batch::send_at.eq(send_at),
-                batch::assigned_at.eq(send_at),
+                batch::assigned_at.eq(now),
                 batch::redemptions_as_of.eq(as_of),
                 batch::waiting_for.eq(None::<String>),
             ))

@@ -12,12 +12,18 @@ use super::batches::{Claim, ClaimedBatch};
 use super::schema::batch;
 use super::{Store, StoreError};
 
-/// For how long after a batch was assigned redemptions are listed. Its codes should be sent by then.
-pub const CORRECTED_FOR: TimeDelta = TimeDelta::hours(24);
+/// For how long after a batch was assigned redemptions are listed, where nobody said when its codes are sent.
+const CORRECTED_FOR: TimeDelta = TimeDelta::hours(24);
 /// A redemption file that is received in time may be applied this much later and still counts.
-const LATE: TimeDelta = TimeDelta::hours(24);
+pub const LATE: TimeDelta = TimeDelta::hours(24);
 /// A redemption file that waited longer than this before it was applied is not found any more.
 const WAITED_MOST: TimeDelta = TimeDelta::days(14);
+
+/// Until when redemptions are listed: until the batch is sent, where that is later than its assignment; else for a day.
+#[must_use]
+pub fn corrected_until(assigned_at: DateTime<Utc>, send_at: Option<DateTime<Utc>>) -> DateTime<Utc> {
+    send_at.filter(|send_at| *send_at > assigned_at).unwrap_or(assigned_at + CORRECTED_FOR)
+}
 
 /// A batch for which redemption uploads have come that were not considered.
 #[derive(Clone, Debug)]
@@ -49,7 +55,8 @@ SELECT x.id, x.fence, x.seen FROM (
             AND u.state = 'applied' AND NOT u.dry_run AND u.received_at >= b.assigned_at - $4 * interval '1 second'
             AND u.finished_at >= b.assigned_at - interval '1 day') AS seen
     FROM batch b
-    WHERE b.namespace_id = $1 AND b.state IN ('exported', 'collected') AND b.draw IS NOT NULL AND b.assigned_at > $2
+    WHERE b.namespace_id = $1 AND b.state IN ('exported', 'collected') AND b.draw IS NOT NULL
+        AND CASE WHEN b.send_at > b.assigned_at THEN b.send_at ELSE b.assigned_at + $5 * interval '1 second' END > $2
         AND (b.retry_at IS NULL OR b.retry_at <= $3)) x
 WHERE x.seen <> x.corrections_seen ORDER BY x.id";
 
@@ -75,7 +82,7 @@ WHERE r.namespace_id = $1 AND r.redeemed_at BETWEEN $7 AND $8
 ORDER BY a.customer";
 
 impl Store {
-    /// Batches assigned in the last day, and a little longer, that may need a correction at `now`.
+    /// Batches that are not sent yet, or were a little while ago, and that may need a correction at `now`.
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
@@ -91,9 +98,10 @@ impl Store {
         }
         let rows: Vec<Row> = diesel::sql_query(UNCORRECTED)
             .bind::<Integer, _>(namespace_id)
-            .bind::<Timestamptz, _>(now - CORRECTED_FOR - LATE)
+            .bind::<Timestamptz, _>(now - LATE)
             .bind::<Timestamptz, _>(now)
             .bind::<BigInt, _>(WAITED_MOST.num_seconds())
+            .bind::<BigInt, _>(CORRECTED_FOR.num_seconds())
             .load(&mut self.connection()?)?;
         let claim = |row: &Row| Claim { namespace_id, id: row.id, fence: row.fence };
         Ok(rows.iter().map(|row| Uncorrected { claim: claim(row), seen: row.seen }).collect())
@@ -163,7 +171,7 @@ fn redeemed_since(connection: &mut PgConnection, batch: &ClaimedBatch) -> QueryR
         .bind::<Integer, _>(draw)
         .bind::<BigInt, _>(batch.claim.id)
         .bind::<Timestamptz, _>(assigned_at - WAITED_MOST)
-        .bind::<Timestamptz, _>(assigned_at + CORRECTED_FOR)
+        .bind::<Timestamptz, _>(corrected_until(assigned_at, batch.send_at))
         .bind::<Timestamptz, _>(assigned_at - TimeDelta::days(1))
         .load(connection)
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz};
 
-use super::corrections::CORRECTED_FOR;
+use super::corrections::{LATE, corrected_until};
 use super::{Store, StoreError};
 
 /// An upload, as far as keeping its files goes.
@@ -54,6 +54,8 @@ struct Row {
     #[diesel(sql_type = Nullable<Timestamptz>)]
     assigned_at: Option<DateTime<Utc>>,
     #[diesel(sql_type = Nullable<Timestamptz>)]
+    send_at: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
     exported_at: Option<DateTime<Utc>>,
 }
 
@@ -64,12 +66,17 @@ struct BatchRow {
     #[diesel(sql_type = Nullable<Timestamptz>)]
     assigned_at: Option<DateTime<Utc>>,
     #[diesel(sql_type = Nullable<Timestamptz>)]
+    send_at: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
     exported_at: Option<DateTime<Utc>>,
 }
 
-fn batch(id: i64, assigned_at: Option<DateTime<Utc>>, exported_at: Option<DateTime<Utc>>) -> KnownBatch {
-    // A redemption file that came in time may be applied a little later: twice the time.
-    let corrected_until = assigned_at.map_or(DateTime::<Utc>::MAX_UTC, |at| at + CORRECTED_FOR + CORRECTED_FOR);
+type Instant = Option<DateTime<Utc>>;
+
+fn batch(id: i64, (assigned_at, send_at): (Instant, Instant), exported_at: Instant) -> KnownBatch {
+    // A redemption file that came in time may be applied a little later.
+    let until = |assigned_at| corrected_until(assigned_at, send_at) + LATE;
+    let corrected_until = assigned_at.map_or(DateTime::<Utc>::MAX_UTC, until);
     KnownBatch { id, exported_at, corrected_until }
 }
 
@@ -82,7 +89,7 @@ impl Store {
         let rows: Vec<Row> = diesel::sql_query(
             "SELECT u.id, u.state, u.finished_at, u.reported_at, \
                  (u.kind = 'recipients' AND u.state = 'applied' AND NOT u.dry_run AND u.returns_batch IS NULL) AS makes_batch, \
-                 b.id AS batch_id, b.assigned_at, b.exported_at \
+                 b.id AS batch_id, b.assigned_at, b.send_at, b.exported_at \
              FROM upload AS u LEFT JOIN batch AS b ON b.namespace_id = $1 AND b.upload_id = u.id \
              WHERE u.namespace_id = $1 AND u.id = ANY($2)",
         )
@@ -95,7 +102,7 @@ impl Store {
             finished_at: row.finished_at,
             reported_at: row.reported_at,
             makes_batch: row.makes_batch,
-            batch: row.batch_id.map(|id| batch(id, row.assigned_at, row.exported_at)),
+            batch: row.batch_id.map(|id| batch(id, (row.assigned_at, row.send_at), row.exported_at)),
         };
         Ok(rows.into_iter().map(|row| (row.id, known(row))).collect())
     }
@@ -106,11 +113,14 @@ impl Store {
     /// Any [`StoreError`] of the statement.
     pub fn known_batches(&self, namespace_id: i32, ids: &[i64]) -> Result<BTreeMap<i64, KnownBatch>, StoreError> {
         let rows: Vec<BatchRow> = diesel::sql_query(
-            "SELECT b.id, b.assigned_at, b.exported_at FROM batch AS b WHERE b.namespace_id = $1 AND b.id = ANY($2)",
+            "SELECT b.id, b.assigned_at, b.send_at, b.exported_at FROM batch AS b WHERE b.namespace_id = $1 AND b.id = ANY($2)",
         )
         .bind::<Integer, _>(namespace_id)
         .bind::<Array<BigInt>, _>(ids)
         .load(&mut self.connection()?)?;
-        Ok(rows.into_iter().map(|row| (row.id, batch(row.id, row.assigned_at, row.exported_at))).collect())
+        Ok(rows
+            .into_iter()
+            .map(|row| (row.id, batch(row.id, (row.assigned_at, row.send_at), row.exported_at)))
+            .collect())
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use coupond::alert::{Mailer, Timeouts, Watch};
 use coupond::config::{DatabaseSettings, MailSettings, Settings};
-use coupond::outbound::{KeyedDoors, Outbound};
+use coupond::outbound::{Download, KeyedDoors, Outbound, collect};
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use serde_json::Value;
@@ -30,6 +30,8 @@ bank = "spring26"
 channel = "email"
 schedule = "on-arrival"
 "#;
+
+const FROM: &str = "coupond <alerts@coupond.example>";
 
 /// Short enough for a test that waits for each of them.
 const TIMEOUTS: Timeouts =
@@ -68,8 +70,7 @@ impl Rig {
             self.server.behave("password", &format!("{password}\nsecond line\n"));
             self.server.directory().join("password")
         });
-        let mail =
-            MailSettings { url: url.to_owned(), from: "coupond <alerts@coupond.example>".to_owned(), password_file };
+        let mail = MailSettings { url: url.to_owned(), from: FROM.to_owned(), password_file };
         self.configure(|settings| settings.mail = Some(mail));
     }
 
@@ -176,6 +177,122 @@ fn a_refused_file_is_mailed_once_to_each_without_its_codes() {
 }
 
 #[test]
+fn the_first_ten_rejected_rows_stand_in_the_mail_without_their_values() {
+    let mut rig = Rig::new(ACME);
+    rig.configure(|settings| settings.limits.reject.rows = 14);
+    // Past the reject limit in rows, past it in percent, and quarantined half-way: all of them name rows.
+    let broken = |good: usize, bad: usize| {
+        let good: String = (0..good).map(|code| format!("GOOD-{code}\n")).collect();
+        let bad: String = (0..bad).map(|code| format!("SECRET {code}\n")).collect();
+        format!("code\n{bad}{good}")
+    };
+    for (name, content, verdict, rejected, listed) in [
+        ("rows.csv", broken(400, 20), "rejected", 15, 10),
+        ("all.csv", broken(0, 3), "rejected", 3, 3),
+        ("few.csv", broken(97, 14), "", 14, 0),
+    ] {
+        let report = rig.shop.drop(&format!("/coupons/spring26/{name}"), content);
+        assert_eq!(report["rows"]["rejected"], rejected, "{report:#}");
+        assert_eq!(report["first_rejects"].as_array().unwrap().len(), 10.min(rejected), "{report:#}");
+        let mails = rig.new_mails();
+        let Some(mail) = mails.first() else {
+            assert!(verdict.is_empty() && report["status"] == "applied", "{report:#}");
+            continue;
+        };
+        assert_eq!(mail["subject"], format!("[coupond acme] {verdict}: {name}"));
+        let text = mail["text"].as_str().unwrap();
+        let lines =
+            text.lines().filter(|line| line.starts_with("  - line ") && line.contains("BAD_CHARACTER: character 7"));
+        let rows: Vec<&str> = lines.map(|line| line.split(':').next().unwrap()).collect();
+        let expected: Vec<String> = (2..2 + listed).map(|line| format!("  - line {line}")).collect();
+        assert_eq!(rows, expected, "{text}");
+        let id = &report["upload_id"];
+        assert!(text.contains(&format!("{rejected}; listed in /reports/{name}.{id}.rejects.csv")), "{text}");
+        assert!(!mail.to_string().contains("SECRET") && !report.to_string().contains("SECRET"), "{mail:#}");
+    }
+    rig.configure(|settings| settings.limits.reject.rows = 10_000);
+    let report = rig.shop.drop("/coupons/spring26/percent.csv", broken(270, 31));
+    assert_eq!(report["refused"]["reason"], "TOO_MANY_REJECTED");
+    let mails = rig.new_mails();
+    assert_eq!(mails[0]["text"].as_str().unwrap().matches("  - line ").count(), 10, "{:#}", mails[0]);
+}
+
+/// How many files each of `mails` stands for, and how many there are of either kind.
+fn refusals(mails: &[Value]) -> (usize, usize, u64) {
+    let mails: Vec<&Value> = mails.iter().filter(|mail| mail["to"] == "marketing@acme.example").collect();
+    let (mut single, mut counting, mut files) = (0, 0, 0);
+    for mail in mails {
+        let subject = mail["subject"].as_str().unwrap().trim_start_matches("[coupond acme] ");
+        match subject.split_once(" more file") {
+            Some((count, _)) => {
+                counting += 1;
+                files += count.replace(',', "").parse::<u64>().unwrap();
+            }
+            None => {
+                single += 1;
+                files += 1;
+            }
+        }
+    }
+    (single, counting, files)
+}
+
+#[test]
+fn a_flood_of_bad_files_is_ten_mails_and_one_that_counts_the_rest() {
+    let mut rig = Rig::new(ACME);
+    let bad = |rig: &Rig, number: usize| {
+        let (directory, content) = match number % 3 {
+            0 => ("/redemptions", format!("A;{number}\n").into_bytes()),
+            1 => ("/coupons/spring26", format!("bank_name;code\n{number}").into_bytes()),
+            _ => ("/coupons/spring26", [b"\x1f\x8b\x08\x00broken".as_slice(), number.to_string().as_bytes()].concat()),
+        };
+        rig.shop.receive(&format!("{directory}/{number}.csv"), content);
+    };
+    (0..500).for_each(|number| bad(&rig, number));
+    rig.shop.inbound.process_waiting(&|| false).unwrap();
+    // Two daemons look, at the same time, as often as it takes.
+    for _ in 0..6 {
+        thread::scope(|scope| {
+            scope.spawn(|| watch(&rig.shop).tick(&|| false).unwrap());
+            scope.spawn(|| watch(&rig.shop).tick(&|| false).unwrap());
+        });
+        rig.shop.wait(TimeDelta::seconds(10));
+    }
+    rig.send();
+    let mails = rig.server.mails();
+    assert_eq!(refusals(&mails), (10, 0, 10));
+    let last = mails.iter().rfind(|mail| mail["to"] == "marketing@acme.example").unwrap()["text"].as_str().unwrap();
+    assert!(last.contains("Those that follow are counted in one mail."), "{last}");
+    // One more, half an hour later; nothing before the hour is over, even for a daemon that has just started.
+    rig.shop.wait(TimeDelta::minutes(30));
+    bad(&rig, 500);
+    rig.shop.inbound.process_waiting(&|| false).unwrap();
+    rig.watch = watch(&rig.shop);
+    assert!(rig.new_mails().is_empty());
+    rig.shop.wait(TimeDelta::minutes(30));
+    let mails = rig.new_mails();
+    assert_eq!(refusals(&mails), (0, 1, 491));
+    let text = mails[0]["text"].as_str().unwrap();
+    for line in [
+        "164 files quarantined in /coupons/spring26/ from a local file",
+        "164 files rejected in /coupons/spring26/ from a local file",
+        "163 files rejected in /redemptions/ from a local file",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(text.contains("coupond uploads list --state rejected"), "{text}");
+    assert_eq!(refusals(&rig.server.mails()), (10, 1, 501), "they add up");
+    assert!(rig.new_mails().is_empty());
+    // The next hour has its own ten.
+    (501..512).for_each(|number| bad(&rig, number));
+    rig.shop.inbound.process_waiting(&|| false).unwrap();
+    assert_eq!(refusals(&rig.new_mails()), (10, 0, 10));
+    rig.shop.wait(TimeDelta::hours(1));
+    assert_eq!(refusals(&rig.new_mails()), (0, 1, 1));
+    assert_eq!(rig.outbox("alert_key").iter().filter(|key| key.starts_with("refusal_mails#")).count(), 4);
+}
+
+#[test]
 fn the_ladder_from_a_full_bank_to_an_empty_one_and_back() {
     let mut rig = Rig::new(ACME);
     // Nothing has run out where there never was anything.
@@ -201,7 +318,7 @@ fn the_ladder_from_a_full_bank_to_an_empty_one_and_back() {
 }
 
 #[test]
-fn a_waiting_batch_says_its_numbers_once() {
+fn a_waiting_batch_says_its_numbers_and_once_a_day_again() {
     let mut rig = Rig::new(ACME);
     rig.shop.drop("/coupons/spring26/a.csv", codes("A", 40));
     rig.run_batch("list", 41);
@@ -212,6 +329,82 @@ fn a_waiting_batch_says_its_numbers_once() {
     rig.shop.wait(TimeDelta::seconds(10));
     let _ = rig.outbound().tick();
     assert!(rig.new_mails().is_empty());
+    // The numbers of a reminder are those of that day.
+    for (day, left, still) in [(1, 40, "41 codes needed, 40 left"), (2, 39, "41 codes needed, 39 left")] {
+        if left < 40 {
+            rig.shop.drop("/redemptions/used.csv", "A0\n");
+        }
+        rig.shop.wait(TimeDelta::hours(24) - TimeDelta::seconds(20));
+        let _ = rig.outbound().tick();
+        assert!(rig.new_mails().is_empty(), "day {day}: not yet");
+        rig.shop.wait(TimeDelta::seconds(20));
+        let mails = rig.new_mails();
+        assert_eq!(mails.len(), 2, "day {day}: {mails:#?}");
+        assert_eq!(mails[0]["subject"], "[coupond acme] batch 1 of winback still waits");
+        let text = mails[0]["text"].as_str().unwrap();
+        assert!(
+            text.starts_with(&format!("Batch 1 of campaign winback still waits: {still} in `spring26`.")),
+            "{text}"
+        );
+        assert!(rig.new_mails().is_empty(), "day {day}: once, whoever looks");
+    }
+    // It goes on: nobody is reminded any more.
+    rig.shop.drop("/coupons/spring26/b.csv", codes("B", 60));
+    let _ = rig.outbound().tick();
+    rig.shop.wait(TimeDelta::days(2));
+    let subjects = rig.new_subjects();
+    assert!(!subjects.iter().any(|subject| subject.contains("waits")), "{subjects:?}");
+}
+
+#[test]
+fn an_export_that_nobody_collects_is_mailed_once() {
+    let collect_by = ACME.replace("on-arrival\"", "on-arrival\"\nwhen_short = \"partial\"\ncollect_by = \"06:00\"");
+    let mut rig = Rig::new(&collect_by.replace("low_stock = 10\n", ""));
+    rig.shop.drop("/coupons/spring26/a.csv", codes("A", 40));
+    // Wednesday 07:00 in New York: there is time until Thursday 06:00.
+    for name in ["none", "some", "all", "short"] {
+        rig.run_batch(name, if name == "short" { 32 } else { 3 });
+    }
+    let names = |stem: &str, batch: i64| {
+        let directory = rig.shop.layout().root().join("assignments/winback");
+        let names =
+            std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with(&format!("{stem}.{batch}."))).collect();
+        names.sort();
+        names
+    };
+    let fetch = |file: &str| {
+        let path = format!("/assignments/winback/{file}");
+        let (namespace, at) = (acme(), rig.shop.clock.now());
+        let download = Download { namespace: &namespace, path: path.as_bytes(), user: "acme-mail", bytes: 7, at };
+        collect(&rig.shop.store, &download, true).unwrap();
+    };
+    assert_eq!(names("short", 4), ["short.4.csv", "short.4.manifest.json", "short.4.unassigned.csv"]);
+    fetch("some.2.csv");
+    names("all", 3).iter().for_each(|name| fetch(name));
+    fetch("short.4.csv");
+    fetch("short.4.manifest.json");
+    rig.shop.wait(TimeDelta::hours(23));
+    assert!(rig.new_subjects().is_empty(), "its time has come, and a download may not be written down yet");
+    rig.shop.wait(TimeDelta::minutes(1));
+    let mails = rig.new_mails();
+    let mails: Vec<&Value> = mails.iter().filter(|mail| mail["to"] == "marketing@acme.example").collect();
+    let subjects: Vec<&str> = mails.iter().map(|mail| mail["subject"].as_str().unwrap()).collect();
+    assert_eq!(subjects, [1, 2, 4].map(|batch| format!("[coupond acme] batch {batch} of winback was not collected")));
+    let said = |mail: &Value, words: &[&str]| {
+        let text = mail["text"].as_str().unwrap();
+        words.iter().for_each(|word| assert!(text.contains(word), "{word}: {text}"));
+    };
+    said(mails[0], &["by 2026-11-26 06:00 America/New_York: none of its files was fetched."]);
+    said(mails[0], &["none.1.csv", "none.1.manifest.json"]);
+    said(
+        mails[1],
+        &["1 of its 2 files were fetched.", "some.2.csv by acme-mail, 2026-11-25 07:00", "some.2.manifest.json"],
+    );
+    said(mails[2], &["2 of its 3 files were fetched.", "short.4.unassigned.csv"]);
+    assert!(rig.new_mails().is_empty());
+    rig.shop.wait(TimeDelta::days(2));
+    assert!(rig.new_mails().is_empty(), "once a batch");
 }
 
 #[test]
@@ -273,6 +466,24 @@ fn a_late_redemption_file_and_its_arrival() {
     rig.shop.drop("/redemptions/used.csv", "A1\n");
     rig.shop.wait(TimeDelta::hours(4));
     assert!(rig.new_subjects().is_empty());
+}
+
+#[test]
+fn no_redemption_file_is_missed_on_a_skipped_day() {
+    let feed = "[redemptions]\nexpected_by = \"06:00\"\ngrace = \"30m\"\nskip_days = [\"sat\"]\nskip_dates = [\"2026-11-26\"]\n";
+    let mut rig = Rig::new(&format!("{ACME}{feed}"));
+    // Wednesday 07:00 in New York; Thursday is Thanksgiving.
+    assert!(rig.new_subjects().is_empty());
+    rig.shop.wait(TimeDelta::hours(47));
+    assert!(rig.new_subjects().is_empty(), "Friday, within the grace");
+    rig.shop.wait(TimeDelta::minutes(29));
+    assert!(rig.new_subjects().is_empty(), "Friday, within the grace");
+    rig.shop.wait(TimeDelta::minutes(1));
+    assert_eq!(rig.new_subjects(), ["no redemption file for 2026-11-27"]);
+    rig.shop.wait(TimeDelta::days(1));
+    assert!(rig.new_subjects().is_empty(), "Saturday");
+    rig.shop.wait(TimeDelta::days(1));
+    assert_eq!(rig.new_subjects(), ["no redemption file for 2026-11-29"]);
 }
 
 #[test]
@@ -408,6 +619,69 @@ fn a_copy_after_a_lost_answer_has_the_same_message_id() {
     assert_eq!(mails[0]["message_id"], mails[1]["message_id"]);
     assert_eq!(mails[0]["date"], mails[1]["date"]);
     assert_ne!(mails[0]["message_id"], mails[2]["message_id"]);
+}
+
+/// A daemon of its own, which the test below starts and kills.
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_mailer_that_is_killed() {
+    let Ok(directory) = std::env::var("MAILER_TEST_DIRECTORY") else { return };
+    let _scenario = fail::FailScenario::setup();
+    let file = PathBuf::from(directory).join("coupond.toml");
+    let url = std::env::var("MAILER_TEST_URL").unwrap();
+    let mail = [("COUPOND_MAIL__URL".to_owned(), url), ("COUPOND_MAIL__FROM".to_owned(), FROM.to_owned())];
+    let settings = coupond::config::load(&file, mail.into_iter()).unwrap();
+    let DatabaseSettings::Url(url) = settings.database.clone() else { panic!("no url") };
+    let store = coupond::store::Store::connect(&url, 4).unwrap();
+    store.ensure_namespaces(settings.namespaces.keys()).unwrap();
+    let clock = coupond::clock::Clock::manual(std::env::var("MAILER_TEST_NOW").unwrap().parse().unwrap());
+    let live = coupond::config::LiveSettings::new(settings);
+    let _ = Mailer::new(store, live, clock).with_timeouts(TIMEOUTS).tick(&|| false).unwrap();
+}
+
+/// Never lost; twice only where the server had taken it and nobody could write that down, and then as the same message.
+#[cfg(feature = "failpoints")]
+#[test]
+fn killed_between_the_servers_250_and_the_mark() {
+    use std::os::unix::process::ExitStatusExt as _;
+    for (point, copies) in [("mail-claimed", 1), ("mail-accepted", 2), ("mail-before-mark", 2), ("mail-marked", 1)] {
+        let mut rig = Rig::new(ACME);
+        rig.shop.drop("/coupons/spring26/a.csv", "bank_name;code\n");
+        rig.look();
+        let killed = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "alert::a_mailer_that_is_killed"])
+            .env("MAILER_TEST_DIRECTORY", rig.shop.directory.path())
+            .env("MAILER_TEST_URL", format!("smtp://127.0.0.1:{}", rig.server.port()))
+            .env("MAILER_TEST_NOW", rig.shop.clock.now().to_rfc3339())
+            .env("FAILPOINTS", format!("{point}=return"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(killed.signal(), Some(6), "{point}: the daemon was not killed");
+        let first = |rig: &Rig| -> Vec<Value> {
+            let mails = rig.server.mails();
+            mails.into_iter().filter(|mail| mail["to"] == "marketing@acme.example").collect()
+        };
+        assert_eq!(first(&rig).len(), usize::from(point != "mail-claimed"), "{point}");
+        // Another daemon looks at once: the dead one's claim stands, and holds up nobody else.
+        rig.look();
+        rig.send();
+        assert_eq!(first(&rig).len(), usize::from(point != "mail-claimed"), "{point}");
+        assert_eq!(rig.server.mails().len(), first(&rig).len() + 1, "{point}: the other recipient has it");
+        for _ in 0..3 {
+            rig.shop.wait(TimeDelta::hours(1));
+            rig.send();
+        }
+        let mails = first(&rig);
+        assert_eq!(mails.len(), copies, "{point}");
+        for copy in &mails {
+            assert_eq!((&copy["message_id"], &copy["date"]), (&mails[0]["message_id"], &mails[0]["date"]), "{point}");
+            assert_eq!(copy["text"], mails[0]["text"], "{point}");
+        }
+        assert_eq!(rig.server.mails().len(), copies + 1, "{point}");
+        assert_eq!(rig.outbox("sent_at IS NOT NULL"), ["t", "t"], "{point}");
+    }
 }
 
 #[test]

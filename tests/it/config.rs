@@ -87,9 +87,10 @@ fn a_whole_configuration() {
              [users.acme-mail]\nrole = \"campaigns\"\npassword_hash = \"{HASH}\"\n\
              [banks.spring26]\nlow_stock = 1000\nfallback_code = \"THANKS\"\n\
              [banks.walk-in]\naudience = \"site\"\npersistent = false\n\
-             [campaigns.winback]\nbank = \"spring26\"\nchannel = \"sms\"\nschedule = \"0 0 2 * * *\"\nwhen_short = \"fallback\"\n\
+             [campaigns.winback]\nbank = \"spring26\"\nchannel = \"sms\"\nschedule = \"0 0 2 * * *\"\nsend_at = \"09:00\"\ncollect_by = \"06:00\"\nwhen_short = \"fallback\"\n\
              encrypt_to = \"keys/mailer.asc\"\n\
-             [redemptions]\nexpected_by = \"06:00\"\nmax_age = \"36h\"\nwhen_stale = \"wait\"\n"
+             [redemptions]\nexpected_by = \"06:00\"\nmax_age = \"36h\"\nwhen_stale = \"wait\"\n\
+             grace = \"30m\"\nskip_days = [\"sat\", \"sun\"]\nskip_dates = [\"2026-12-25\"]\n"
         ),
     );
     let settings = tree.load(&[]).unwrap();
@@ -102,8 +103,13 @@ fn a_whole_configuration() {
     assert_eq!((bank.persistent, bank.proof_code.as_str(), bank.low_stock), (true, "PROOF-SPRING26", Some(1_000)));
     let campaign = namespace.campaigns.get("winback").unwrap();
     assert!(matches!(campaign.schedule, Schedule::Cron(_)));
+    assert_eq!(campaign.send_at.map(|time| time.to_string()).as_deref(), Some("09:00:00"));
+    assert_eq!(campaign.collect_by.map(|time| time.to_string()).as_deref(), Some("06:00:00"));
     assert_eq!(campaign.encrypt_to.as_deref(), Some(tree.0.path().join("namespaces/keys/mailer.asc").as_path()));
-    assert_eq!(namespace.redemptions.max_age, Some(Duration::from_secs(36 * 3_600)));
+    let feed = &namespace.redemptions;
+    assert_eq!((feed.max_age, feed.grace), (Some(Duration::from_secs(36 * 3_600)), Duration::from_secs(30 * 60)));
+    let days = ["2026-11-20", "2026-11-21", "2026-11-22", "2026-12-24", "2026-12-25"];
+    assert_eq!(days.map(|day| feed.skipped.contains(day.parse().unwrap())), [false, true, true, false, true]);
 }
 
 #[test]
@@ -328,6 +334,25 @@ fn the_rest_of_a_namespace() {
             "namespaces/acme.toml:5:11: `require = \"signed\"` without `signers` would refuse every file; list the certificates that may sign",
             "namespaces/acme.toml:7:15: \"6\" is not a time of day; write it like \"06:00\"",
             "namespaces/acme.toml:8:11: \"36\" is not a duration; write it like \"36h\", \"90m\" or \"2d\"",
+        ],
+    );
+    check_namespace(
+        "[redemptions]\nexpected_by = \"06:00\"\ngrace = \"7h\"\nskip_days = [\"sat\", \"Sunday\",\n\"sat\"]\n\
+         skip_dates = [\"2026-12-25\", \"26.12.\", \"2026-12-25\"]\n",
+        &[
+            "namespaces/acme.toml:3:9: `grace` is \"7h\"; use 6 hours at most, or a later `expected_by`",
+            "namespaces/acme.toml:4:21: \"Sunday\" is not a day of the week; use \"mon\", \"tue\", \"wed\", \"thu\", \"fri\", \"sat\" or \"sun\"",
+            "namespaces/acme.toml:5:1: \"sat\" is listed twice; remove one",
+            "namespaces/acme.toml:6:29: \"26.12.\" is not a date; write it like \"2026-12-25\"",
+            "namespaces/acme.toml:6:39: \"2026-12-25\" is listed twice; remove one",
+        ],
+    );
+    check_namespace(
+        "[redemptions]\ngrace = \"30m\"\nskip_days = [\"mon\", \"tue\", \"wed\", \"thu\", \"fri\", \"sat\", \"sun\"]\n",
+        &[
+            "namespaces/acme.toml:2:9: `grace` means nothing without `expected_by`; say by when the file is expected",
+            "namespaces/acme.toml:3:13: `skip_days` names the whole week; leave out `expected_by` and `max_age` instead",
+            "namespaces/acme.toml:3:13: `skip_days` means nothing without `expected_by` or `max_age`",
         ],
     );
     check_namespace(

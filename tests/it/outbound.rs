@@ -196,7 +196,9 @@ fn campaign(text: &str, bank: &str, channel: Channel, when_short: WhenShort) -> 
         "nightly" => Schedule::Cron(Box::new("0 0 2 * * *".parse().unwrap())),
         _ => Schedule::OnArrival,
     };
-    let campaign = Campaign { name: name(text), bank: name(bank), channel, schedule, when_short, encrypt_to };
+    let send_at = (text == "morning").then(|| chrono::NaiveTime::from_hms_opt(9, 0, 0).unwrap());
+    let (name_, bank) = (name(text), name(bank));
+    let campaign = Campaign { name: name_, bank, channel, schedule, send_at, collect_by: None, when_short, encrypt_to };
     (name(text), campaign)
 }
 
@@ -221,11 +223,12 @@ fn settings(state_dir: &Path) -> Settings {
             campaign("fallback", "spring", Channel::Sms, WhenShort::Fallback),
             campaign("nightly", "spring", Channel::Email, WhenShort::Wait),
             campaign("sealed", "spring", Channel::Email, WhenShort::Partial),
+            campaign("morning", "spring", Channel::Email, WhenShort::Partial),
             campaign("once", "once", Channel::Email, WhenShort::Wait),
             campaign("apart-email", "apart", Channel::Email, WhenShort::Wait),
             campaign("apart-sms", "apart", Channel::Sms, WhenShort::Wait),
         ]),
-        redemptions: RedemptionFeed { expected_by: None, max_age: None, when_stale: WhenStale::Warn },
+        redemptions: RedemptionFeed::default(),
     };
     let hour = Duration::from_secs(3600);
     Settings {
@@ -546,6 +549,91 @@ fn customers_keep_their_code_until_it_is_redeemed_or_lapses() {
     assert_eq!(world.run("apart-email", "customer_id\nc1\n"), ["c1,apart,APART0,,kept"]);
 }
 
+/// New York is at UTC-5 until 8 March 2026.
+#[test]
+fn windows_are_judged_when_the_batch_is_sent() {
+    let mut world = World::new();
+    world.lot("spring", Some("2026-03-02"), &codes("TODAY", 2));
+    world.lot("spring", Some("2026-03-03"), &codes("TOMORROW", 4));
+    world.lot("spring", None, &codes("EVER", 2));
+    // At 10:00 local time on 2 March the next 09:00 is tomorrow's: codes whose last day is today are dead by then.
+    assert_eq!(world.run("partial", "customer_id\nheld\n"), ["held,spring,TODAY0,2026-03-02,new"]);
+    let list = "customer_id\nheld\nc1\nc2\nc3\nc4\nc5\nc6\n";
+    let upload = world.list("morning", "list.csv", list);
+    world.tick();
+    let started = world.clock.now();
+    assert_eq!(
+        world.rows("morning", upload, "csv").unwrap(),
+        [
+            "held,spring,TOMORROW3,2026-03-03,replaced_lapsed",
+            "c1,spring,TOMORROW0,2026-03-03,new",
+            "c2,spring,TOMORROW1,2026-03-03,new",
+            "c3,spring,TOMORROW2,2026-03-03,new",
+            "c4,spring,EVER0,,new",
+            "c5,spring,EVER1,,new",
+        ]
+    );
+    // Nor do they count as stock.
+    assert_eq!(world.rows("morning", upload, "unassigned.csv").unwrap(), ["c6,SHORT_STOCK"]);
+    assert_eq!(world.number(&format!("SELECT stock AS n FROM batch WHERE upload_id = {upload}")), 6);
+    let manifest = world.manifest("morning", upload);
+    assert_eq!(manifest["send_at"], "2026-03-03T14:00:00Z");
+    assert_eq!(manifest["created_at"], started.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
+    assert_eq!(
+        world.number(&format!(
+            "SELECT extract(epoch FROM assigned_at)::bigint AS n FROM batch WHERE upload_id = {upload}"
+        )),
+        started.timestamp()
+    );
+    // A batch that is sent at once, in the same minute, still hands out what is good today.
+    assert_eq!(world.run("partial", "customer_id\nc7\n"), ["c7,spring,TODAY1,2026-03-02,new"]);
+    let proof = world.list("morning", "list.proof.csv", "customer_id\nc1\n");
+    world.tick();
+    assert_eq!(world.manifest("morning", proof)["send_at"], "2026-03-03T14:00:00Z");
+}
+
+#[test]
+fn a_batch_over_midnight_has_one_instant_for_all_its_rows() {
+    for (campaign, send_at, code) in
+        [("partial", "2026-03-03T04:59:00Z", "TODAY"), ("morning", "2026-03-03T14:00:00Z", "TOMORROW")]
+    {
+        let mut world = World::new();
+        world.lot("spring", Some("2026-03-02"), &codes("TODAY", 50));
+        world.lot("spring", Some("2026-03-03"), &codes("TOMORROW", 50));
+        // 23:59 in New York; the clock is past midnight before the first customer has been read.
+        world.clock.advance("2026-03-03T04:58:50Z".parse::<DateTime<Utc>>().unwrap() - world.clock.now());
+        let lists = Arc::new(SlowLists(world.clock.clone()));
+        let seals = Arc::new(Scrambler(Arc::new(AtomicU8::new(1))));
+        world.outbound = Outbound::new(world.store.clone(), world.live.clone(), world.clock.clone(), lists, seals);
+        let rows: String = (0..40).map(|row| format!("c{row}\n")).collect();
+        let upload = world.list(campaign, "list.csv", &format!("customer_id\n{rows}"));
+        world.tick();
+        assert!(world.clock.now() > "2026-03-03T05:00:00Z".parse::<DateTime<Utc>>().unwrap());
+        let rows = world.rows(campaign, upload, "csv").unwrap();
+        assert_eq!(rows.len(), 40);
+        let code = format!(",spring,{code}");
+        assert!(rows.iter().all(|row| row.contains(&code)), "{rows:#?}");
+        assert_eq!(world.manifest(campaign, upload)["send_at"], send_at, "{campaign}");
+    }
+}
+
+/// Lists of which each row takes a few seconds.
+struct SlowLists(Clock);
+
+impl Lists for SlowLists {
+    fn read(
+        &self,
+        namespace: &Namespace,
+        file: &Path,
+        each: &mut dyn FnMut(&dyn Row) -> ControlFlow<()>,
+    ) -> Result<(), ListError> {
+        PlainLists.read(namespace, file, &mut |row| {
+            self.0.advance(TimeDelta::milliseconds(1600));
+            each(row)
+        })
+    }
+}
+
 #[test]
 fn a_short_bank_waits_serves_a_part_or_falls_back() {
     let mut world = World::new();
@@ -858,7 +946,8 @@ struct Model {
 }
 
 impl Model {
-    fn next_code(&mut self, open_on: NaiveDate) -> Option<String> {
+    /// The next code, with its lot and whether it comes from the lot's fresh codes.
+    fn next_code(&mut self, open_on: NaiveDate) -> Option<((usize, bool), String)> {
         let mut best: Option<(bool, Option<NaiveDate>, usize, bool, usize)> = None;
         for (lot, (end, came_back, fresh)) in self.lots.iter().enumerate() {
             for (is_fresh, codes) in [(false, came_back), (true, fresh)] {
@@ -872,7 +961,20 @@ impl Model {
         }
         let (_, _, lot, is_fresh, place) = best?;
         let (_, came_back, fresh) = &mut self.lots[lot];
-        Some(if is_fresh { fresh.remove(place) } else { came_back.remove(place) })
+        Some(((lot, is_fresh), if is_fresh { fresh.remove(place) } else { came_back.remove(place) }))
+    }
+
+    /// Codes for customers in the list's order, as far as they go. Within one lot's part the first code goes to the first
+    /// customer by name.
+    fn hand_out(&mut self, needers: &[String], open_on: NaiveDate) -> HashMap<String, String> {
+        let drawn: Vec<_> = needers.iter().map_while(|customer| Some((customer, self.next_code(open_on)?))).collect();
+        let mut got = HashMap::new();
+        for part in drawn.chunk_by(|(_, (one, _)), (_, (other, _))| one == other) {
+            let mut customers: Vec<&String> = part.iter().map(|(customer, _)| *customer).collect();
+            customers.sort();
+            got.extend(customers.into_iter().cloned().zip(part.iter().map(|(_, (_, code))| code.clone())));
+        }
+        got
     }
 
     fn stock(&self, open_on: NaiveDate) -> usize {
@@ -898,28 +1000,28 @@ impl Model {
                 open_on,
             )
         };
-        let needers: BTreeSet<_> = list.iter().filter(|c| outcome(self, c) != Outcome::Kept).collect();
+        let mut seen: HashMap<String, Option<Outcome>> = HashMap::new();
+        let mut needers = Vec::new();
+        for customer in list {
+            if !seen.contains_key(customer) {
+                let decided = outcome(self, customer);
+                seen.insert(customer.clone(), Some(decided));
+                if decided != Outcome::Kept {
+                    needers.push(customer.clone());
+                }
+            }
+        }
         if when_short == WhenShort::Wait && needers.len() > self.stock(open_on) {
             return None;
         }
-        let mut seen: HashMap<&String, Option<Outcome>> = HashMap::new();
+        let got = self.hand_out(&needers, open_on);
+        for customer in needers.iter().filter(|customer| !got.contains_key(*customer)) {
+            seen.insert(customer.clone(), (when_short == WhenShort::Fallback).then_some(Outcome::Fallback));
+        }
+        self.holds.extend(got);
         let (mut rows, mut unassigned) = (Vec::new(), Vec::new());
         for customer in list {
-            let got = match seen.get(customer) {
-                Some(got) => *got,
-                None => {
-                    let mut got = Some(outcome(self, customer));
-                    if got != Some(Outcome::Kept) {
-                        match self.next_code(open_on) {
-                            Some(code) => drop(self.holds.insert(customer.clone(), code)),
-                            None if when_short == WhenShort::Fallback => got = Some(Outcome::Fallback),
-                            None => got = None,
-                        }
-                    }
-                    seen.insert(customer, got);
-                    got
-                }
-            };
+            let got = seen[customer];
             match got {
                 None => unassigned.push(format!("{customer},SHORT_STOCK")),
                 Some(Outcome::Fallback) => rows.push(format!("{customer},spring,STATIC10,,fallback")),
@@ -962,9 +1064,10 @@ fn the_store_does_what_a_naive_model_does() {
                 }
                 4 => world.clock.advance(TimeDelta::hours(dice.roll(60) as i64)),
                 _ => {
-                    let (campaign, when_short) = match dice.roll(3) {
+                    let (campaign, when_short) = match dice.roll(4) {
                         0 => ("wait", WhenShort::Wait),
                         1 => ("partial", WhenShort::Partial),
+                        2 => ("morning", WhenShort::Partial),
                         _ => ("fallback", WhenShort::Fallback),
                     };
                     let list: Vec<String> = (0..dice.roll(30)).map(|_| format!("c{}", dice.roll(60))).collect();
@@ -974,12 +1077,19 @@ fn the_store_does_what_a_naive_model_does() {
                     for (upload, list) in std::mem::take(&mut model.waiting) {
                         check_batch(&world, &mut model, ("wait", WhenShort::Wait), (upload, list), open_on, &context);
                     }
+                    let open_on = if campaign == "morning" { morning(world.clock.now()) } else { open_on };
                     check_batch(&world, &mut model, (campaign, when_short), (upload, list), open_on, &context);
                 }
             }
         }
         assert!(world.number("SELECT count(DISTINCT outcome) AS n FROM assignment") == 3);
     }
+}
+
+/// The local date of the next 09:00 in New York.
+fn morning(now: DateTime<Utc>) -> NaiveDate {
+    let local = now.with_timezone(&chrono_tz::America::New_York).naive_local();
+    if local.format("%T").to_string().as_str() <= "09:00:00" { local.date() } else { local.date().succ_opt().unwrap() }
 }
 
 fn check_batch(
@@ -1078,8 +1188,8 @@ impl Once {
                 continue;
             }
             let open_on = self.open_on();
-            let got: Vec<(String, String)> =
-                distinct.into_iter().map(|c| (c, self.model.next_code(open_on).unwrap())).collect();
+            let got: Vec<(String, String)> = self.model.hand_out(&distinct, open_on).into_iter().collect();
+            assert_eq!(got.len(), distinct.len());
             let rows = self.world.rows("once", upload, "csv").unwrap_or_default();
             let code_of = |customer: &String| &got.iter().find(|(who, _)| who == customer).unwrap().1;
             let found: Vec<String> =
@@ -1096,6 +1206,7 @@ impl Once {
 
 #[test]
 fn codes_come_back_to_stock_as_in_a_naive_model() {
+    let mut turns = 0;
     for seed in [4, 5] {
         let (world, model) = (World::new(), Model::default());
         let (prefixes, all_codes, sent, came_back) = Default::default();
@@ -1113,8 +1224,9 @@ fn codes_come_back_to_stock_as_in_a_naive_model() {
             let open_on = once.open_on();
             assert_eq!(once.world.remaining("once", open_on), once.model.stock(open_on) as i64, "{context}");
         }
-        assert!(once.world.number("SELECT max(turn)::bigint AS n FROM assignment") > 1, "seed {seed}");
+        turns = turns.max(once.world.number("SELECT max(turn)::bigint AS n FROM assignment"));
     }
+    assert!(turns > 1, "no code came back twice");
 }
 
 #[test]
@@ -1209,6 +1321,33 @@ fn codes_redeemed_after_the_assignment_are_listed() {
     assert_eq!(world.rows("wait", upload, "corrections.csv").unwrap(), rows);
     assert_eq!(world.number(&format!("SELECT corrections AS n FROM batch WHERE id = {batch}")), 3);
     assert_eq!(fs::read_dir(world.spool("prepared")).unwrap().count(), 0);
+}
+
+#[test]
+fn corrections_run_until_the_batch_is_sent() {
+    let mut world = World::new();
+    world.lot("spring", None, &codes("S", 9));
+    // Made at 10:00 in New York, to be sent at 09:00: 23 hours later.
+    let upload = world.list("morning", "list.csv", "customer_id\nc1\nc2\nc3\n");
+    world.tick();
+    let until = "2026-03-03T14:00:00Z".parse::<DateTime<Utc>>().unwrap();
+    world.clock.advance(until - world.clock.now());
+    world.redeem(&["S0"]);
+    world.clock.advance(TimeDelta::seconds(1));
+    world.redeem(&["S1"]);
+    world.tick();
+    let rows = world.rows("morning", upload, "corrections.csv").unwrap();
+    assert_eq!(rows, ["c1,spring,S0,2026-03-03T14:00:00Z"], "S1 came after it was sent");
+    // Long before a day has passed nobody looks any more, but a file that came in time and is applied late still counts.
+    let namespace_id = 1;
+    world.clock.advance(TimeDelta::hours(23));
+    world.redeem(&[]);
+    assert_eq!(world.store.uncorrected(namespace_id, world.clock.now()).unwrap().len(), 1);
+    world.clock.advance(TimeDelta::hours(2));
+    assert_eq!(world.store.uncorrected(namespace_id, world.clock.now()).unwrap().len(), 0);
+    let batch = world.batch_of(upload);
+    let known = world.store.known_batches(namespace_id, &[batch]).unwrap();
+    assert_eq!(known[&batch].corrected_until, until + TimeDelta::hours(24), "the list is kept as long");
 }
 
 #[test]

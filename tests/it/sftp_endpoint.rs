@@ -18,7 +18,7 @@ use coupond::clock::Clock;
 use coupond::config::{
     Audience, Bank, Campaign, Channel, DatabaseSettings, Limits, LiveSettings, Name, Namespace, NamespaceOpenpgp,
     NewBanks, OfferType, OpenpgpSettings, PersistPer, RedemptionFeed, RejectLimit, Require, Role, Schedule, Settings,
-    SftpSettings, SpoolSettings, User, WhenShort, WhenStale,
+    SftpSettings, SpoolSettings, User, WhenShort,
 };
 use coupond::sftp::{Endpoint, Parts, Pickup, host_keys};
 use coupond::spool::{Intent, Kind, Layout, Place, Reception, Sender};
@@ -192,6 +192,8 @@ fn namespace(of: &str, users: BTreeMap<String, User>) -> Namespace {
         bank: name("spring26"),
         channel: Channel::Email,
         schedule: Schedule::OnArrival,
+        send_at: None,
+        collect_by: None,
         when_short: WhenShort::Wait,
         encrypt_to: None,
     };
@@ -209,7 +211,7 @@ fn namespace(of: &str, users: BTreeMap<String, User>) -> Namespace {
             (name("web"), bank("web", Audience::Site)),
         ]),
         campaigns: BTreeMap::from([(name("winback"), campaign)]),
-        redemptions: RedemptionFeed { expected_by: None, max_age: None, when_stale: WhenStale::Warn },
+        redemptions: RedemptionFeed::default(),
     }
 }
 

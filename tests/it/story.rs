@@ -150,6 +150,10 @@ fn coupons_encrypted_with_bank_name_and_single_columns() {
             "bank": "spring26", "name": "more.csv", "dry_run": false, "header": false,
             "rows": {"read": 3, "accepted": 1, "rejected": 1, "duplicate": 1, "unknown": 0},
             "banks": [{"bank": "spring26", "before": 2, "after": 3, "accepted": 1}],
+            "first_rejects": [{
+                "line": 3, "reason": "BAD_CHARACTER",
+                "message": "character 2 of the code is a blank; a code is printable ASCII without blanks and without , ; | \"",
+            }],
             "warnings": ["DUPLICATE_IN_BANK x1"],
         })
     );
@@ -343,6 +347,46 @@ fn scheduled_campaigns_give_new_codes_each_time() {
     assert_eq!((left[1], left[2]), ("d4,N d4,SHORT_STOCK", "d5,N d5,SHORT_STOCK"));
     daemon.wait_idle();
     daemon.verify_whole("acme");
+}
+
+#[test]
+fn a_batch_is_collected_once_all_of_it_was_downloaded() {
+    let (daemon, feed, mail) = acme();
+    feed.send("some.csv", "A1\nA2\n", "/coupons/shipping");
+    mail.put("monday.csv", recipients(&["c1", "c2", "c3"]), "/recipients/texts");
+    let manifest = mail.wait_for("/assignments/texts", "monday.", ".manifest.json");
+    let pickups = || {
+        let rows = daemon.rows(
+            "SELECT p.file, p.user_name, p.bytes, p.fetched_at BETWEEN b.exported_at - interval '1 minute' AND now() AS lately \
+             FROM pickup p JOIN batch b ON b.id = p.batch_id ORDER BY p.id",
+        );
+        assert!(rows.iter().all(|row| row["user_name"] == "acme-mail" && row["lately"] == true), "{rows:#?}");
+        rows.iter()
+            .map(|row| (row["file"].as_str().unwrap().to_owned(), row["bytes"].as_u64().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let state = || daemon.rows("SELECT state FROM batch")[0]["state"].as_str().unwrap().to_owned();
+    let recorded = |count: usize| until("the downloads are recorded", || (pickups().len() == count).then_some(()));
+    // A listing, a look at the sizes, and the first bytes only are no download.
+    mail.does(&["ls -l /assignments/texts"]);
+    let expected = ["monday.1.csv", "monday.1.unassigned.csv", &manifest];
+    let sizes: Vec<u64> =
+        expected[..2].iter().map(|name| mail.get(&format!("/assignments/texts/{name}")).len() as u64).collect();
+    recorded(2);
+    assert_eq!(pickups(), [(expected[0].to_owned(), sizes[0]), (expected[1].to_owned(), sizes[1])]);
+    assert_eq!(state(), "exported");
+    let size = mail.get(&format!("/assignments/texts/{manifest}")).len() as u64;
+    until("the batch is collected", || (state() == "collected").then_some(()));
+    assert_eq!(pickups()[2], (manifest.clone(), size));
+    assert_eq!(daemon.count("SELECT count(*) FROM batch WHERE collected_at IS NOT NULL"), 1);
+    // Another download is another row, and changes nothing else.
+    mail.get("/assignments/texts/monday.1.csv");
+    recorded(4);
+    assert_eq!(state(), "collected");
+    let shown = daemon.command(&["batch", "show", "1", "--json"]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["fetched"].as_array().unwrap().len(), 4, "{shown:#}");
+    assert_eq!(shown["fetched"][0]["user"], "acme-mail");
 }
 
 #[test]

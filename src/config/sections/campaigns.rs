@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::NaiveTime;
 use serde::Deserialize;
 
 use super::banks;
@@ -15,6 +16,8 @@ pub(in crate::config) struct Raw {
     bank: Option<String>,
     channel: Option<String>,
     schedule: Option<String>,
+    send_at: Option<String>,
+    collect_by: Option<String>,
     when_short: Option<String>,
     encrypt_to: Option<String>,
 }
@@ -36,6 +39,8 @@ pub(in crate::config) fn judge(
         Some(text) => judge.accept(&at("schedule"), values::schedule(text)),
         None => Some(Schedule::OnArrival),
     };
+    let send_at = time(&at("send_at"), raw.send_at.as_deref(), judge);
+    let collect_by = time(&at("collect_by"), raw.collect_by.as_deref(), judge);
     let when_short = judge.choice(&at("when_short"), raw.when_short.as_deref(), &WHEN_SHORT, WhenShort::Wait);
     let encrypt_to = match &raw.encrypt_to {
         Some(file) => judge.file(&at("encrypt_to"), file, "certificate").map(Some),
@@ -47,10 +52,19 @@ pub(in crate::config) fn judge(
         bank: bank?,
         channel: channel?,
         schedule: schedule?,
+        send_at: send_at?,
+        collect_by: collect_by?,
         when_short: when_short?,
         encrypt_to: encrypt_to?,
     };
     Some((named?, campaign))
+}
+
+fn time(path: &[&str], given: Option<&str>, judge: &mut Judge<'_>) -> Option<Option<NaiveTime>> {
+    match given {
+        Some(text) => judge.accept(path, values::time(text)).map(Some),
+        None => Some(None),
+    }
 }
 
 fn bank(
