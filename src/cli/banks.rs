@@ -56,7 +56,7 @@ fn line(namespace: &Name, stock: &Stock) -> Line {
         namespace: namespace.to_string(),
         bank: stock.bank.clone(),
         end_date: stock.end_date.map(|date| date.to_string()),
-        size: stock.size,
+        size: stock.size - stock.void,
         remaining: stock.remaining,
         open: stock.open,
     }

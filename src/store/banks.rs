@@ -39,9 +39,12 @@ pub struct Stock {
     /// Last day of the window; `None`: never ends, or the bank has no lot.
     #[diesel(sql_type = Nullable<Date>)]
     pub end_date: Option<NaiveDate>,
-    /// Codes ever added, but for those that were taken back before anybody was given them.
+    /// Codes ever added.
     #[diesel(sql_type = BigInt)]
     pub size: i64,
+    /// Of these, codes that were void before anybody was given them.
+    #[diesel(sql_type = BigInt)]
+    pub void: i64,
     /// Codes handed out, or skipped because they were redeemed; what came back is in stock again.
     #[diesel(sql_type = BigInt)]
     pub handed_out: i64,
@@ -118,7 +121,8 @@ impl Store {
     pub fn stock(&self, namespace_id: i32, open_from: NaiveDate) -> Result<Vec<Stock>, StoreError> {
         let mut connection = self.connection()?;
         Ok(diesel::sql_query(format!(
-            "SELECT b.name AS bank, l.end_date, coalesce(sum(CASE WHEN l.voided_at IS NULL THEN l.size ELSE l.next_seq END), 0)::bigint AS size, \
+            "SELECT b.name AS bank, l.end_date, coalesce(sum(l.size), 0)::bigint AS size, \
+                 coalesce(sum(l.size - l.next_seq) FILTER (WHERE l.voided_at IS NOT NULL), 0)::bigint AS void, \
                  coalesce(sum(l.size - l.redeemed_ahead - {WAITING}), 0)::bigint AS handed_out, \
                  coalesce(sum{WAITING} FILTER (WHERE l.voided_at IS NULL \
                      AND (l.end_date IS NULL OR l.end_date >= $2)), 0)::bigint AS remaining, \

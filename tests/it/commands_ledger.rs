@@ -276,6 +276,10 @@ fn an_upload_is_undone_once() {
         ]
     );
     assert_eq!((office.shop.remaining("spring26"), office.shop.remaining("autumn")), (1, 0));
+    let banks = office.json(&["banks"]);
+    let spring: Vec<_> = banks.as_array().unwrap().iter().filter(|line| line["bank"] == "spring26").collect();
+    let shown = (spring[0]["remaining"].as_i64(), spring[0]["size"].as_i64());
+    assert_eq!(shown, (Some(1), Some(2)), "what was taken back is not counted: {banks:#}");
     refused(office.with(|desk| desk.undo(id)), "it was undone on");
     refused(office.with(|desk| desk.undo(used)), "a redemption cannot be taken back");
     let nothing = office.drop("/coupons/spring26/again.csv", "code\nA1\n");
