@@ -122,6 +122,7 @@ reasons! {
     HoldStays, "HOLD_STAYS", Note, "The bank is persistent: customers who were not reached keep their code.";
     ColumnNameTaken, "COLUMN_NAME_TAKEN", Note, "A column of the list has the name of one that the assignment file adds.";
     ShortStock, "SHORT_STOCK", Note, "The bank had no code left for this customer.";
+    DateMissed, "DATE_MISSED", Note, "The file of an earlier date in this series of names has not come.";
     RejectsCut, "REJECTS_CUT", Note, "More rows are listed than the list takes; the counts are whole.";
 }
 

@@ -2,15 +2,27 @@
 
 use std::io::Write;
 
-use anyhow::Context as _;
+use clap::Args;
 use serde::Serialize;
 
-use crate::clock::Clock;
-use crate::config::{Name, Settings};
-use crate::daemon::{self, Ownership};
+use super::desk::{Ask, Asked, answer};
+use crate::config::Name;
 use crate::store::banks::Stock;
 
 const BAR_WIDTH: usize = 30;
+
+const EXAMPLES: &str = "Examples:
+  coupond banks
+  coupond banks --namespace acme
+  coupond banks --json | jq '.[] | select(.open and .remaining < 1000)'";
+
+/// Show what remains in each bank per end date
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Banks {
+    #[command(flatten)]
+    ask: Ask,
+}
 
 /// One line of the answer.
 #[derive(Debug, Serialize)]
@@ -23,29 +35,20 @@ struct Line {
     open: bool,
 }
 
-/// Lists every bank of every namespace, or of `only`.
-pub(super) fn run(settings: &Settings, only: Option<&str>, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
-    let only = only.map(Name::parse).transpose().context("read the namespace's name")?;
-    if let Some(name) = only.as_ref().filter(|name| !settings.namespaces.contains_key(*name)) {
-        anyhow::bail!("find namespace `{name}` in the configuration");
-    }
-    let (_server, store) = daemon::open_store(settings, Ownership::Command)?;
-    store.ensure_namespaces(settings.namespaces.keys())?;
-    let now = Clock::system().now();
+/// Lists every bank of every namespace that is asked about.
+pub(super) fn run(command: &Banks, out: &mut impl Write) -> anyhow::Result<()> {
+    show(&command.ask.open()?, out)
+}
+
+/// The same with the store open.
+pub(super) fn show(asked: &Asked<'_>, out: &mut impl Write) -> anyhow::Result<()> {
     let mut lines = Vec::new();
-    for namespace in
-        settings.namespaces.values().filter(|namespace| only.as_ref().is_none_or(|only| *only == namespace.name))
-    {
-        let today = now.with_timezone(&namespace.timezone).date_naive();
-        let stock = store.stock(store.namespace_id(&namespace.name)?, today)?;
-        lines.extend(stock.iter().map(|stock| line(&namespace.name, stock)));
+    for desk in asked.desks()? {
+        let today = desk.now.with_timezone(&desk.namespace.timezone).date_naive();
+        let stock = asked.opened.store.stock(desk.namespace_id, today)?;
+        lines.extend(stock.iter().map(|stock| line(&desk.namespace.name, stock)));
     }
-    if json {
-        serde_json::to_writer_pretty(&mut *out, &lines)?;
-        writeln!(out)?;
-        return Ok(());
-    }
-    Ok(draw(&lines, out)?)
+    answer(asked.as_json, &lines, out, |out| draw(&lines, out))
 }
 
 fn line(namespace: &Name, stock: &Stock) -> Line {
@@ -53,7 +56,7 @@ fn line(namespace: &Name, stock: &Stock) -> Line {
         namespace: namespace.to_string(),
         bank: stock.bank.clone(),
         end_date: stock.end_date.map(|date| date.to_string()),
-        size: stock.size,
+        size: stock.size - stock.void,
         remaining: stock.remaining,
         open: stock.open,
     }

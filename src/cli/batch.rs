@@ -5,8 +5,7 @@ use std::io::Write;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
-use super::ConfigFile;
-use super::desk::{AsJson, Narrow, Opened, json, local, table};
+use super::desk::{Ask, Asked, json, list, local};
 use crate::config::{Name, Namespace};
 use crate::ledger::batches::Batch;
 use crate::store::ledger::batches::BatchFilter;
@@ -22,11 +21,7 @@ const EXAMPLES: &str = "Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct BatchCommand {
     #[command(flatten)]
-    config: ConfigFile,
-    #[command(flatten)]
-    narrow: Narrow,
-    #[command(flatten)]
-    json: AsJson,
+    ask: Ask,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -59,39 +54,22 @@ enum Action {
 
 /// Lists, shows or runs.
 pub(super) fn run(command: &BatchCommand, out: &mut impl Write) -> anyhow::Result<()> {
-    let (only, as_json) = (command.narrow.namespace.as_deref(), command.json.json);
-    let opened = Opened::new(&command.config)?;
+    let asked = command.ask.open()?;
     match &command.action {
-        None => list(&opened, only, &BatchFilter { limit: 20, ..BatchFilter::default() }, as_json, out),
+        None => batches(&asked, &BatchFilter { limit: 20, ..BatchFilter::default() }, out),
         Some(Action::List { campaign, state, limit }) => {
             let (campaign, state) = (campaign.as_deref(), state.as_deref());
-            list(&opened, only, &BatchFilter { campaign, state, limit: *limit, ..BatchFilter::default() }, as_json, out)
+            batches(&asked, &BatchFilter { campaign, state, limit: *limit, ..BatchFilter::default() }, out)
         }
-        Some(Action::Show { id }) => show(&opened, only, *id, as_json, out),
-        Some(Action::Run { campaign }) => run_campaign(&opened, only, campaign, as_json, out),
+        Some(Action::Show { id }) => show(&asked, *id, out),
+        Some(Action::Run { campaign }) => run_campaign(&asked, campaign, out),
     }
 }
 
-fn list(
-    opened: &Opened,
-    only: Option<&str>,
-    filter: &BatchFilter<'_>,
-    as_json: bool,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    let mut batches = Vec::new();
-    for desk in opened.desks(only)? {
-        batches.extend(desk.batches(filter)?.into_iter().map(|batch| (desk.namespace, batch)));
-    }
-    batches.sort_by_key(|(_, batch)| std::cmp::Reverse(batch.id));
-    if as_json {
-        return json(&batches.iter().map(|(_, batch)| batch).collect::<Vec<_>>(), out);
-    }
-    if batches.is_empty() {
-        return Ok(writeln!(out, "no batches")?);
-    }
-    let rows: Vec<_> = batches.iter().map(|(namespace, batch)| row(namespace, batch)).collect();
-    Ok(table(["id", "campaign", "list", "bank", "due", "state", "why"], &rows, out)?)
+fn batches(asked: &Asked<'_>, filter: &BatchFilter<'_>, out: &mut impl Write) -> anyhow::Result<()> {
+    let found = asked.newest_first(|desk| desk.batches(filter), |batch| batch.id)?;
+    let header = ["id", "campaign", "list", "bank", "due", "state", "why"];
+    list(asked.as_json, &found, ("no batches", header), row, out)
 }
 
 fn row(namespace: &Namespace, batch: &Batch) -> [String; 7] {
@@ -112,11 +90,11 @@ pub(super) fn why(batch: &Batch) -> String {
     batch.waiting_for.clone().unwrap_or_default()
 }
 
-fn show(opened: &Opened, only: Option<&str>, id: i64, as_json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+fn show(asked: &Asked<'_>, id: i64, out: &mut impl Write) -> anyhow::Result<()> {
     let filter = BatchFilter { id: Some(id), limit: 1, ..BatchFilter::default() };
     let (desk, batch) =
-        opened.desk_that(only, &format!("batch {id}"), |desk| Ok(desk.batches(&filter)?.into_iter().next()))?;
-    if as_json {
+        asked.desk_that(&format!("batch {id}"), |desk| Ok(desk.batches(&filter)?.into_iter().next()))?;
+    if asked.as_json {
         return json(&batch, out);
     }
     let at = |at| local(at, desk.namespace);
@@ -161,21 +139,15 @@ fn files(manifest: &serde_json::Value, out: &mut impl Write) -> anyhow::Result<(
     Ok(())
 }
 
-fn run_campaign(
-    opened: &Opened,
-    only: Option<&str>,
-    campaign: &str,
-    as_json: bool,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
+fn run_campaign(asked: &Asked<'_>, campaign: &str, out: &mut impl Write) -> anyhow::Result<()> {
     let name = Name::parse(campaign).context("read the campaign's name")?;
     let what = format!("campaign `{name}` in the configuration");
     let has = |desk: &crate::ledger::Desk<'_>| Ok(desk.namespace.campaigns.contains_key(&name).then_some(()));
-    let holders = opened.desks(only)?.iter().filter(|desk| desk.namespace.campaigns.contains_key(&name)).count();
+    let holders = asked.desks()?.iter().filter(|desk| desk.namespace.campaigns.contains_key(&name)).count();
     anyhow::ensure!(holders < 2, "run campaign `{name}`: several namespaces have it; say `--namespace NS`");
-    let (desk, ()) = opened.desk_that(only, &what, has)?;
+    let (desk, ()) = asked.desk_that(&what, has)?;
     let ran = desk.run_campaign(&name)?;
-    if as_json {
+    if asked.as_json {
         return json(&ran, out);
     }
     let ids = |ids: &[i64]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -192,7 +164,7 @@ fn run_campaign(
     if !ran.nudged.is_empty() {
         writeln!(out, "looks again now: batch {}", ids(&ran.nudged))?;
     }
-    if !opened.daemon_runs() {
+    if !asked.opened.daemon_runs() {
         writeln!(out, "no daemon runs here: the next one to start does the work")?;
     }
     Ok(())

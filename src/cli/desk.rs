@@ -16,7 +16,8 @@ use super::ConfigFile;
 use crate::clock::Clock;
 use crate::config::{DatabaseSettings, LiveSettings, Name, Namespace, Settings};
 use crate::daemon::{self, Ownership};
-use crate::ledger::Desk;
+use crate::ledger::uploads::Upload;
+use crate::ledger::{Desk, LedgerError};
 use crate::openpgp::Keyring;
 use crate::outbound::KeyedDoors;
 use crate::store::Store;
@@ -25,12 +26,87 @@ use crate::store::private::PrivateServer;
 /// How long a daemon may take to answer on its own machine.
 const ANSWER: Duration = Duration::from_millis(500);
 
-/// The option that narrows a command to one namespace.
+/// The options of a command that asks the store about every namespace, or about one.
 #[derive(Debug, clap::Args)]
-pub(super) struct Narrow {
+pub(super) struct Ask {
+    #[command(flatten)]
+    config: ConfigFile,
     /// Only this namespace
     #[arg(long, value_name = "NS", global = true)]
-    pub(super) namespace: Option<String>,
+    namespace: Option<String>,
+    #[command(flatten)]
+    json: AsJson,
+}
+
+impl Ask {
+    /// Opens the store.
+    pub(super) fn open(&self) -> anyhow::Result<Asked<'_>> {
+        Ok(self.of(Opened::new(&self.config)?))
+    }
+
+    /// The same for a command that moves files.
+    pub(super) fn open_for_files(&self) -> anyhow::Result<Asked<'_>> {
+        Ok(self.of(Opened::for_files(&self.config)?))
+    }
+
+    fn of(&self, opened: Opened) -> Asked<'_> {
+        Asked { opened, only: self.namespace.as_deref(), as_json: self.json.json }
+    }
+}
+
+/// An opened store, narrowed as the command line says, and the form of the answer.
+pub(super) struct Asked<'c> {
+    pub(super) opened: Opened,
+    only: Option<&'c str>,
+    pub(super) as_json: bool,
+}
+
+impl Asked<'_> {
+    /// Everything, for people.
+    pub(super) fn everything(opened: Opened) -> Self {
+        Self { opened, only: None, as_json: false }
+    }
+
+    /// The desks of every namespace that is asked about.
+    pub(super) fn desks(&self) -> anyhow::Result<Vec<Desk<'_>>> {
+        match self.only {
+            Some(namespace) => Ok(vec![self.opened.desk(namespace)?]),
+            None => self.opened.settings.namespaces.keys().map(|name| self.opened.desk(name.as_str())).collect(),
+        }
+    }
+
+    /// The desk of the namespace that `has` says has the thing, `what`. Ids are unique across namespaces.
+    pub(super) fn desk_that<T>(
+        &self,
+        what: &str,
+        has: impl Fn(&Desk<'_>) -> anyhow::Result<Option<T>>,
+    ) -> anyhow::Result<(Desk<'_>, T)> {
+        for desk in self.desks()? {
+            if let Some(found) = has(&desk)? {
+                return Ok((desk, found));
+            }
+        }
+        bail!("find {what}")
+    }
+
+    /// Upload `id`, with the desk of its namespace.
+    pub(super) fn upload(&self, id: i64) -> anyhow::Result<(Desk<'_>, Upload)> {
+        self.desk_that(&format!("upload {id}"), |desk| Ok(desk.upload(id)?))
+    }
+
+    /// What `of` finds in each namespace, the highest `id` first.
+    pub(super) fn newest_first<T>(
+        &self,
+        of: impl Fn(&Desk<'_>) -> Result<Vec<T>, LedgerError>,
+        id: impl Fn(&T) -> i64,
+    ) -> anyhow::Result<Vec<(&Namespace, T)>> {
+        let mut found = Vec::new();
+        for desk in self.desks()? {
+            found.extend(of(&desk)?.into_iter().map(|one| (desk.namespace, one)));
+        }
+        found.sort_by_key(|(_, one)| std::cmp::Reverse(id(one)));
+        Ok(found)
+    }
 }
 
 /// The option of everything that is listed.
@@ -52,7 +128,11 @@ pub(super) struct Opened {
 impl Opened {
     /// Reads the configuration and opens the store.
     pub(super) fn new(config: &ConfigFile) -> anyhow::Result<Self> {
-        let settings = config.load()?;
+        Self::of(config.load()?)
+    }
+
+    /// Opens the store of `settings`.
+    pub(super) fn of(settings: Settings) -> anyhow::Result<Self> {
         let (server, store) = daemon::open_store(&settings, Ownership::Command)?;
         store.ensure_namespaces(settings.namespaces.keys())?;
         Ok(Self { settings, store, clock: Clock::system(), server })
@@ -77,29 +157,6 @@ impl Opened {
     pub(super) fn desk(&self, namespace: &str) -> anyhow::Result<Desk<'_>> {
         let name = Name::parse(namespace).context("read the namespace's name")?;
         Ok(Desk::open(&self.store, &self.settings, &name, self.clock.now())?)
-    }
-
-    /// The desks of every namespace, or of `only`.
-    pub(super) fn desks(&self, only: Option<&str>) -> anyhow::Result<Vec<Desk<'_>>> {
-        match only {
-            Some(namespace) => Ok(vec![self.desk(namespace)?]),
-            None => self.settings.namespaces.keys().map(|name| self.desk(name.as_str())).collect(),
-        }
-    }
-
-    /// The desk of the namespace that `has` says has the thing, `what`. Ids are unique across namespaces.
-    pub(super) fn desk_that<T>(
-        &self,
-        only: Option<&str>,
-        what: &str,
-        has: impl Fn(&Desk<'_>) -> anyhow::Result<Option<T>>,
-    ) -> anyhow::Result<(Desk<'_>, T)> {
-        for desk in self.desks(only)? {
-            if let Some(found) = has(&desk)? {
-                return Ok((desk, found));
-            }
-        }
-        bail!("find {what}")
     }
 
     /// Whether a daemon runs on this store: it holds the private PostgreSQL, or answers where health is served.
@@ -153,9 +210,35 @@ pub(super) fn size(bytes: i64) -> String {
 
 /// Writes `value` as JSON.
 pub(super) fn json(value: &impl Serialize, out: &mut impl Write) -> anyhow::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, value)?;
+    serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
     writeln!(out)?;
     Ok(())
+}
+
+/// Answers with `value` as JSON, or with what `draw` writes.
+pub(super) fn answer<W: Write>(
+    as_json: bool,
+    value: &impl Serialize,
+    out: &mut W,
+    draw: impl FnOnce(&mut W) -> io::Result<()>,
+) -> anyhow::Result<()> {
+    if as_json { json(value, out) } else { Ok(draw(out)?) }
+}
+
+/// Lists `found` with the namespace of each: as JSON, as a table with `row` for each, or, where there is none, the words
+/// `nothing`.
+pub(super) fn list<T: Serialize, const N: usize>(
+    as_json: bool,
+    found: &[(&Namespace, T)],
+    (nothing, header): (&str, [&str; N]),
+    row: impl Fn(&Namespace, &T) -> [String; N],
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let values: Vec<&T> = found.iter().map(|(_, one)| one).collect();
+    answer(as_json, &values, out, |out| match found {
+        [] => writeln!(out, "{nothing}"),
+        _ => table(header, &found.iter().map(|(namespace, one)| row(namespace, one)).collect::<Vec<_>>(), out),
+    })
 }
 
 /// Writes a table: a header, then rows, each column as wide as its widest cell. The last column may be as long as it is.

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 
-use super::ConfigFile;
-use super::FAILED;
 use super::desk::{AsJson, Opened, json, progress, spinner};
 use super::uploads::{parse_kind, summary};
+use super::{ConfigFile, FAILED, WrongUsage};
 use crate::config::{LiveSettings, Name};
 use crate::daemon;
 use crate::doorbell::Doorbell;
+use crate::error_chain::chain;
 use crate::inbound::Inbound;
 use crate::ledger::uploads::Upload;
 use crate::ledger::{Desk, import::with_until};
@@ -96,11 +96,16 @@ fn target(command: &Import) -> anyhow::Result<Option<Name>> {
         Kind::Coupons | Kind::Redemptions => (&command.bank, "bank"),
     };
     let wrong = if command.kind == Kind::Recipients { &command.bank } else { &command.campaign };
-    anyhow::ensure!(
-        wrong.is_none(),
-        "import {}: only recipients have a `--campaign`, only coupons a `--bank`",
-        command.kind.as_str()
-    );
+    let usage = |why: &str| WrongUsage(format!("import {}: {why}", command.kind.as_str()));
+    if wrong.is_some() {
+        return Err(usage("only recipients have a `--campaign`, only coupons a `--bank`").into());
+    }
+    if command.kind == Kind::Redemptions && given.is_some() {
+        return Err(usage("redemptions hold for every bank, so they have no `--bank`").into());
+    }
+    if command.kind == Kind::Recipients && given.is_none() {
+        return Err(usage("say for which campaign: `--campaign NAME`").into());
+    }
     given.as_deref().map(Name::parse).transpose().with_context(|| format!("read the {what}'s name"))
 }
 
@@ -110,8 +115,10 @@ fn name(file: &Path, kind: Kind, until: Option<&str>) -> anyhow::Result<String> 
     let name = name.with_context(|| format!("import `{}`: its name must be UTF-8", file.display()))?;
     match until {
         None => Ok(name.to_owned()),
-        Some(_) if kind != Kind::Coupons => anyhow::bail!("import {}: only coupons have an end date", kind.as_str()),
-        Some(until) => Ok(with_until(name, until)?),
+        Some(_) if kind != Kind::Coupons => {
+            Err(WrongUsage(format!("import {}: only coupons have an end date", kind.as_str())).into())
+        }
+        Some(until) => with_until(name, until).map_err(|error| WrongUsage(chain(&error)).into()),
     }
 }
 

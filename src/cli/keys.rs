@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::ConfigFile;
-use super::desk::{AsJson, json, table};
+use super::desk::{AsJson, answer, table};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::openpgp::{Certificate, Keyring, Purpose, generate_key_file};
@@ -119,30 +119,20 @@ fn list(settings: &Settings, as_json: bool, out: &mut impl Write) -> anyhow::Res
             }
         }
     }
-    if as_json {
-        return json(&lines, out);
-    }
-    let rows: Vec<_> = lines
-        .into_iter()
-        .map(|line| {
-            let of = match (line.namespace, line.of) {
-                (Some(namespace), Some(of)) => format!("{namespace}/{of}"),
-                (namespace, _) => namespace.unwrap_or_default(),
-            };
-            [
-                line.what.to_owned(),
-                of,
-                line.fingerprint,
-                line.expires.unwrap_or_default(),
-                line.problem.unwrap_or_default(),
-            ]
-        })
-        .collect();
-    table(["what", "of", "fingerprint", "expires", "problem"], &rows, out)?;
-    for warning in keyring.iter().flat_map(Keyring::warnings) {
-        writeln!(out, "note: {warning}")?;
-    }
-    Ok(())
+    answer(as_json, &lines, out, |out| {
+        let rows: Vec<_> = lines.iter().map(cells).collect();
+        table(["what", "of", "fingerprint", "expires", "problem"], &rows, out)?;
+        keyring.iter().flat_map(Keyring::warnings).try_for_each(|warning| writeln!(out, "note: {warning}"))
+    })
+}
+
+fn cells(line: &Line) -> [String; 5] {
+    let of = match (&line.namespace, &line.of) {
+        (Some(namespace), Some(of)) => format!("{namespace}/{of}"),
+        (namespace, _) => namespace.clone().unwrap_or_default(),
+    };
+    let (expires, problem) = (line.expires.clone(), line.problem.clone());
+    [line.what.to_owned(), of, line.fingerprint.clone(), expires.unwrap_or_default(), problem.unwrap_or_default()]
 }
 
 /// The certificates in one file; one that cannot be read is a line too.

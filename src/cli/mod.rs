@@ -28,7 +28,30 @@ mod status;
 mod uploads;
 
 const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
 const BAD_CONFIGURATION: u8 = 78;
+
+/// Options that do not go together, where that hangs on more than their names.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongUsage(String);
+
+const SERVE_EXAMPLES: &str = "Examples:
+  coupond serve --config /etc/coupond/coupond.toml
+  COUPOND_LOG=coupond::sftp=debug,info coupond serve
+
+SIGHUP takes over a changed configuration, SIGTERM stops. Exit codes: 0 stopped, 1 failed, 78 wrong configuration.";
+const CHECK_EXAMPLES: &str = "Examples:
+  coupond check --config /etc/coupond/coupond.toml && systemctl reload coupond
+
+Every problem is a line `file:line:column: what is wrong`. Exit code 78 where there is one.";
+const DEMO_EXAMPLES: &str = "Examples:
+  coupond demo              everything it makes is gone in the end
+  coupond demo --keep       and then try it by hand";
+const MIGRATE_EXAMPLES: &str = "Examples:
+  coupond migrate --config /etc/coupond/coupond.toml
+
+`serve` does the same when it starts; this is for a database whose daemon may not change tables.";
 
 /// Hosts an SFTP endpoint for coupon work: codes and redemptions in, assignment files out.
 #[derive(Debug, Parser)]
@@ -41,28 +64,22 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon
+    #[command(after_help = SERVE_EXAMPLES)]
     Serve(ConfigFile),
     /// Validate the configuration; change nothing
+    #[command(after_help = CHECK_EXAMPLES)]
     Check(ConfigFile),
     /// Play the whole story on sample data, with no set-up
+    #[command(after_help = DEMO_EXAMPLES)]
     Demo {
         /// Leave the daemon running at the end, and say how to try it by hand
         #[arg(long)]
         keep: bool,
     },
     /// Bring the schema of the store up to date
+    #[command(after_help = MIGRATE_EXAMPLES)]
     Migrate(ConfigFile),
-    /// Show what remains in each bank per end date
-    Banks {
-        #[command(flatten)]
-        config: ConfigFile,
-        /// Only this namespace
-        #[arg(long, value_name = "NS")]
-        namespace: Option<String>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Banks(banks::Banks),
     Status(status::StatusCommand),
     Uploads(uploads::Uploads),
     Quarantine(quarantine::Quarantine),
@@ -100,9 +117,7 @@ impl Cli {
             Command::Check(config) => check::run(&config.load()?, &mut out)?,
             Command::Demo { keep } => demo::run(keep, &mut out)?,
             Command::Migrate(config) => migrate::run(&config.load()?, &mut out)?,
-            Command::Banks { config, namespace, json } => {
-                banks::run(&config.load()?, namespace.as_deref(), json, &mut out)?;
-            }
+            Command::Banks(command) => banks::run(&command, &mut out)?,
             Command::Status(command) => status::run(&command, &mut out)?,
             Command::Uploads(command) => uploads::run(&command, &mut out)?,
             Command::Quarantine(command) => quarantine::run(&command, &mut out)?,
@@ -126,13 +141,23 @@ impl ConfigFile {
 /// Says on standard error what failed and why, and chooses the exit code.
 #[must_use]
 pub fn failed(error: &anyhow::Error) -> ExitCode {
+    // What fails with nothing around it is writing the answer; whoever reads it may have seen enough (`| head`).
+    let answering = error.downcast_ref::<io::Error>().filter(|_| error.chain().count() == 1);
+    if answering.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
     // With standard error gone there is nobody left to tell.
     let mut err = io::stderr().lock();
     if let Some(error) = error.downcast_ref::<ConfigError>() {
         let _ = writeln!(err, "{error}");
         return ExitCode::from(BAD_CONFIGURATION);
     }
-    let _ = writeln!(err, "error: failed to {error}");
+    if let Some(usage) = error.downcast_ref::<WrongUsage>() {
+        let _ = writeln!(err, "error: failed to {usage}\n\nFor more information, try '--help'.");
+        return ExitCode::from(WRONG_USAGE);
+    }
+    let what = if answering.is_some() { "write the answer: " } else { "" };
+    let _ = writeln!(err, "error: failed to {what}{error}");
     let is_configuration = names_a_bad_key(error);
     let mut said = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {

@@ -3,9 +3,10 @@
 use std::io::Write;
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
-use super::desk::{AsJson, Narrow, Opened};
-use super::{ConfigFile, uploads};
+use super::desk::{Ask, answer};
+use super::uploads;
 use crate::store::ledger::uploads::UploadFilter;
 
 const EXAMPLES: &str = "Examples:
@@ -18,11 +19,7 @@ const EXAMPLES: &str = "Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct Quarantine {
     #[command(flatten)]
-    config: ConfigFile,
-    #[command(flatten)]
-    narrow: Narrow,
-    #[command(flatten)]
-    json: AsJson,
+    ask: Ask,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -45,23 +42,24 @@ enum Action {
 
 /// Lists, releases or discards.
 pub(super) fn run(command: &Quarantine, out: &mut impl Write) -> anyhow::Result<()> {
-    let only = command.narrow.namespace.as_deref();
     match command.action {
         None | Some(Action::List) => {
             let filter = UploadFilter { state: Some("quarantined"), limit: 10_000, kind: None };
-            uploads::list(&Opened::new(&command.config)?, only, &filter, command.json.json, out)
+            uploads::uploads(&command.ask.open()?, &filter, out)
         }
         Some(Action::Release { id }) => {
-            let opened = Opened::for_files(&command.config)?;
-            let (desk, _) = opened.desk_that(only, &format!("upload {id}"), |desk| Ok(desk.upload(id)?))?;
-            desk.release(id)?;
-            Ok(writeln!(out, "upload {id} is received; the daemon processes it, `uploads show {id}` says how it ends")?)
+            let asked = command.ask.open_for_files()?;
+            asked.upload(id)?.0.release(id)?;
+            answer(asked.as_json, &json!({"id": id, "state": "received"}), out, |out| {
+                writeln!(out, "upload {id} is received; the daemon processes it, `uploads show {id}` says how it ends")
+            })
         }
         Some(Action::Discard { id }) => {
-            let opened = Opened::for_files(&command.config)?;
-            let (desk, _) = opened.desk_that(only, &format!("upload {id}"), |desk| Ok(desk.upload(id)?))?;
-            desk.discard(id)?;
-            Ok(writeln!(out, "upload {id} is discarded")?)
+            let asked = command.ask.open_for_files()?;
+            asked.upload(id)?.0.discard(id)?;
+            answer(asked.as_json, &json!({"id": id, "state": "discarded"}), out, |out| {
+                writeln!(out, "upload {id} is discarded")
+            })
         }
     }
 }

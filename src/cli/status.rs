@@ -4,8 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::ConfigFile;
-use super::desk::{AsJson, Narrow, Opened, json, local};
+use super::desk::{Ask, json, local};
 use crate::config::Namespace;
 use crate::ledger::status::{Feed, Status};
 
@@ -19,25 +18,21 @@ const EXAMPLES: &str = "Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct StatusCommand {
     #[command(flatten)]
-    config: ConfigFile,
-    #[command(flatten)]
-    narrow: Narrow,
-    #[command(flatten)]
-    json: AsJson,
+    ask: Ask,
 }
 
 /// Asks and draws.
 pub(super) fn run(command: &StatusCommand, out: &mut impl Write) -> anyhow::Result<()> {
-    let opened = Opened::new(&command.config)?;
-    let desks = opened.desks(command.narrow.namespace.as_deref())?;
+    let asked = command.ask.open()?;
+    let desks = asked.desks()?;
     let mut statuses = Vec::new();
     for desk in &desks {
         statuses.push((desk.namespace, desk.status()?));
     }
-    if command.json.json {
+    if asked.as_json {
         return json(&statuses.iter().map(|(_, status)| status).collect::<Vec<_>>(), out);
     }
-    writeln!(out, "daemon: {}", if opened.daemon_runs() { "runs" } else { "does not run here" })?;
+    writeln!(out, "daemon: {}", if asked.opened.daemon_runs() { "runs" } else { "does not run here" })?;
     for (namespace, status) in &statuses {
         draw(namespace, status, out)?;
     }

@@ -4,8 +4,8 @@ use std::io::Write;
 
 use clap::{Args, Subcommand};
 
-use super::ConfigFile;
-use super::desk::{AsJson, Narrow, Opened, json, local, progress, size, table};
+use super::desk::{Ask, Asked, answer, json, list, local, progress, size};
+use crate::config::Namespace;
 use crate::ledger::undo::UndoneLot;
 use crate::ledger::uploads::Upload;
 use crate::spool::Kind;
@@ -24,11 +24,7 @@ const EXAMPLES: &str = "Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct Uploads {
     #[command(flatten)]
-    config: ConfigFile,
-    #[command(flatten)]
-    narrow: Narrow,
-    #[command(flatten)]
-    json: AsJson,
+    ask: Ask,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -90,58 +86,34 @@ pub(super) fn parse_kind(text: &str) -> Result<Kind, String> {
 
 /// Lists, shows, undoes or replays.
 pub(super) fn run(command: &Uploads, out: &mut impl Write) -> anyhow::Result<()> {
-    let (only, as_json) = (command.narrow.namespace.as_deref(), command.json.json);
     match &command.action {
-        None => list(
-            &Opened::new(&command.config)?,
-            only,
-            &UploadFilter { limit: 20, ..UploadFilter::default() },
-            as_json,
-            out,
-        ),
+        None => uploads(&command.ask.open()?, &UploadFilter { limit: 20, ..UploadFilter::default() }, out),
         Some(Action::List(filter)) => {
             let filter = UploadFilter { kind: filter.kind, state: filter.state.as_deref(), limit: filter.limit };
-            list(&Opened::new(&command.config)?, only, &filter, as_json, out)
+            uploads(&command.ask.open()?, &filter, out)
         }
-        Some(Action::Show { id }) => show(&Opened::new(&command.config)?, only, *id, as_json, out),
-        Some(Action::Undo { id }) => undo(&Opened::new(&command.config)?, only, *id, as_json, out),
-        Some(Action::Replay { id }) => replay(&Opened::for_files(&command.config)?, only, *id, out),
+        Some(Action::Show { id }) => show(&command.ask.open()?, *id, out),
+        Some(Action::Undo { id }) => undo(&command.ask.open()?, *id, out),
+        Some(Action::Replay { id }) => replay(&command.ask.open_for_files()?, *id, out),
     }
 }
 
-pub(super) fn list(
-    opened: &Opened,
-    only: Option<&str>,
-    filter: &UploadFilter<'_>,
-    as_json: bool,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    let mut uploads = Vec::new();
-    for desk in opened.desks(only)? {
-        uploads.extend(desk.uploads(filter)?.into_iter().map(|upload| (desk.namespace, upload)));
-    }
-    uploads.sort_by_key(|(_, upload)| std::cmp::Reverse(upload.id));
-    if as_json {
-        return json(&uploads.iter().map(|(_, upload)| upload).collect::<Vec<_>>(), out);
-    }
-    if uploads.is_empty() {
-        return Ok(writeln!(out, "no uploads")?);
-    }
-    let rows: Vec<_> = uploads
-        .iter()
-        .map(|(namespace, upload)| {
-            [
-                upload.id.to_string(),
-                format!("{}/{}", upload.namespace, place(upload)),
-                upload.name.clone(),
-                size(upload.bytes),
-                local(upload.received_at.unwrap_or(upload.created_at), namespace),
-                upload.state.clone(),
-                upload.reason.clone().unwrap_or_default(),
-            ]
-        })
-        .collect();
-    Ok(table(["id", "place", "name", "size", "received", "state", "why"], &rows, out)?)
+/// Lists what `filter` lets through.
+pub(super) fn uploads(asked: &Asked<'_>, filter: &UploadFilter<'_>, out: &mut impl Write) -> anyhow::Result<()> {
+    let found = asked.newest_first(|desk| desk.uploads(filter), |upload| upload.id)?;
+    let header = ["id", "place", "name", "size", "received", "state", "why"];
+    let row = |namespace: &Namespace, upload: &Upload| {
+        [
+            upload.id.to_string(),
+            format!("{}/{}", upload.namespace, place(upload)),
+            upload.name.clone(),
+            size(upload.bytes),
+            local(upload.received_at.unwrap_or(upload.created_at), namespace),
+            upload.state.clone(),
+            upload.reason.clone().unwrap_or_default(),
+        ]
+    };
+    list(asked.as_json, &found, ("no uploads", header), row, out)
 }
 
 fn place(upload: &Upload) -> String {
@@ -152,15 +124,9 @@ fn place(upload: &Upload) -> String {
     }
 }
 
-pub(super) fn show(
-    opened: &Opened,
-    only: Option<&str>,
-    id: i64,
-    as_json: bool,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    let (desk, upload) = opened.desk_that(only, &format!("upload {id}"), |desk| Ok(desk.upload(id)?))?;
-    if as_json {
+fn show(asked: &Asked<'_>, id: i64, out: &mut impl Write) -> anyhow::Result<()> {
+    let (desk, upload) = asked.upload(id)?;
+    if asked.as_json {
         return json(&upload, out);
     }
     writeln!(out, "upload {id}: {} in /{}/ of {}", upload.name, place(&upload), upload.namespace)?;
@@ -205,36 +171,31 @@ pub(super) fn summary(report: &serde_json::Value, out: &mut impl Write) -> anyho
     Ok(())
 }
 
-fn undo(opened: &Opened, only: Option<&str>, id: i64, as_json: bool, out: &mut impl Write) -> anyhow::Result<()> {
-    let (desk, _) = opened.desk_that(only, &format!("upload {id}"), |desk| Ok(desk.upload(id)?))?;
-    let lots = desk.undo(id)?;
-    if as_json {
-        return json(&lots, out);
-    }
-    for lot in &lots {
-        let window = lot.end_date.as_deref().map_or_else(String::new, |date| format!(" until {date}"));
-        let UndoneLot { bank, added, voided, handed_out, redeemed, .. } = lot;
-        writeln!(
-            out,
-            "{bank}{window}: {voided} of {added} codes are void, {handed_out} handed out, {redeemed} redeemed"
-        )?;
-    }
-    if lots.iter().any(|lot| lot.handed_out > 0) {
-        writeln!(out, "codes that were handed out stay with the customers who have them")?;
-    }
-    Ok(writeln!(
-        out,
-        "void codes come in as new ones when they are sent again; `uploads replay {id}` sends them again"
-    )?)
+fn undo(asked: &Asked<'_>, id: i64, out: &mut impl Write) -> anyhow::Result<()> {
+    let lots = asked.upload(id)?.0.undo(id)?;
+    answer(asked.as_json, &lots, out, |out| {
+        for lot in &lots {
+            let window = lot.end_date.as_deref().map_or_else(String::new, |date| format!(" until {date}"));
+            let UndoneLot { bank, added, voided, handed_out, redeemed, .. } = lot;
+            writeln!(
+                out,
+                "{bank}{window}: {voided} of {added} codes are void, {handed_out} handed out, {redeemed} redeemed"
+            )?;
+        }
+        if lots.iter().any(|lot| lot.handed_out > 0) {
+            writeln!(out, "codes that were handed out stay with the customers who have them")?;
+        }
+        writeln!(out, "void codes come in as new ones when they are sent again; `uploads replay {id}` sends them again")
+    })
 }
 
-fn replay(opened: &Opened, only: Option<&str>, id: i64, out: &mut impl Write) -> anyhow::Result<()> {
-    let (desk, upload) = opened.desk_that(only, &format!("upload {id}"), |desk| Ok(desk.upload(id)?))?;
+fn replay(asked: &Asked<'_>, id: i64, out: &mut impl Write) -> anyhow::Result<()> {
+    let (desk, upload) = asked.upload(id)?;
     let bar = progress(u64::try_from(upload.bytes).unwrap_or(0), "copying");
     let again = desk.replay(id, &mut |done| bar.set_position(done))?;
     bar.finish_and_clear();
-    Ok(writeln!(
-        out,
-        "upload {again} is a copy of upload {id}; the daemon processes it, `uploads show {again}` says how it ends"
-    )?)
+    answer(asked.as_json, &serde_json::json!({"id": again, "copy_of": id}), out, |out| {
+        let then = "the daemon processes it";
+        writeln!(out, "upload {again} is a copy of upload {id}; {then}, `uploads show {again}` says how it ends")
+    })
 }

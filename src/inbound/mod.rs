@@ -18,6 +18,7 @@ mod lease;
 mod mended;
 mod receive_local;
 mod report;
+mod series;
 mod suspicion;
 mod tally;
 

@@ -11,7 +11,7 @@ use crate::bank::window;
 use crate::config::{Namespace, Settings};
 use crate::reason::Reason;
 use crate::spool::{Layout, durable};
-use crate::store::suspicion::LotCount;
+use crate::store::suspicion::{Counted, LotCount};
 use crate::store::{Store, StoreError};
 
 /// How many dates back a daemon looks that was not running.
@@ -89,9 +89,10 @@ fn findings(
 ) -> Result<Vec<(Reason, LotCount)>, StoreError> {
     let with = |reason| move |row| (reason, row);
     let mut found: Vec<(Reason, LotCount)> = Vec::new();
-    found.extend(store.redeemed_unassigned(namespace_id, day)?.into_iter().map(with(Reason::RedeemedUnassigned)));
-    found.extend(store.redeemed_before_upload(namespace_id, day)?.into_iter().map(with(Reason::RedeemedBeforeUpload)));
-    found.extend(bursts(store.redeemed_of_lots(namespace_id, day)?).into_iter().map(with(Reason::RedemptionBurst)));
+    let count = |counted| store.count_redeemed(namespace_id, counted, day);
+    found.extend(count(Counted::Unassigned)?.into_iter().map(with(Reason::RedeemedUnassigned)));
+    found.extend(count(Counted::BeforeUpload)?.into_iter().map(with(Reason::RedeemedBeforeUpload)));
+    found.extend(bursts(count(Counted::All)?).into_iter().map(with(Reason::RedemptionBurst)));
     Ok(found)
 }
 

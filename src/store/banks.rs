@@ -42,6 +42,9 @@ pub struct Stock {
     /// Codes ever added.
     #[diesel(sql_type = BigInt)]
     pub size: i64,
+    /// Of these, codes that were void before anybody was given them.
+    #[diesel(sql_type = BigInt)]
+    pub void: i64,
     /// Codes handed out, or skipped because they were redeemed; what came back is in stock again.
     #[diesel(sql_type = BigInt)]
     pub handed_out: i64,
@@ -119,6 +122,7 @@ impl Store {
         let mut connection = self.connection()?;
         Ok(diesel::sql_query(format!(
             "SELECT b.name AS bank, l.end_date, coalesce(sum(l.size), 0)::bigint AS size, \
+                 coalesce(sum(l.size - l.next_seq) FILTER (WHERE l.voided_at IS NOT NULL), 0)::bigint AS void, \
                  coalesce(sum(l.size - l.redeemed_ahead - {WAITING}), 0)::bigint AS handed_out, \
                  coalesce(sum{WAITING} FILTER (WHERE l.voided_at IS NULL \
                      AND (l.end_date IS NULL OR l.end_date >= $2)), 0)::bigint AS remaining, \

@@ -62,57 +62,34 @@ const BEFORE_UPLOAD: &str = "r.redeemed_at < l.created_at AND NOT EXISTS ( \
     SELECT FROM coupon AS o JOIN lot AS m ON m.namespace_id = $1 AND m.bank_id = o.bank_id AND m.id = o.lot_id \
     WHERE o.namespace_id = $1 AND o.code = r.code AND m.created_at <= r.redeemed_at)";
 
+/// Which redemptions are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// All of files received on the day.
+    All,
+    /// Of these, codes that nobody held.
+    Unassigned,
+    /// Codes of lots applied on the day that had been redeemed before they were uploaded.
+    BeforeUpload,
+}
+
 impl Store {
-    /// Codes redeemed in files received from `from` until before `until` that nobody held.
+    /// Redemptions from `from` until before `until`, by lot and redemption upload.
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
-    pub fn redeemed_unassigned(
+    pub fn count_redeemed(
         &self,
         namespace_id: i32,
+        counted: Counted,
         (from, until): (DateTime<Utc>, DateTime<Utc>),
     ) -> Result<Vec<LotCount>, StoreError> {
-        self.counted(
-            namespace_id,
-            (from, until),
-            &format!("r.redeemed_at >= $2 AND r.redeemed_at < $3 AND {UNASSIGNED}"),
-        )
-    }
-
-    /// Codes of lots applied from `from` until before `until` that had been redeemed before they were uploaded.
-    ///
-    /// # Errors
-    /// Any [`StoreError`] of the statement.
-    pub fn redeemed_before_upload(
-        &self,
-        namespace_id: i32,
-        (from, until): (DateTime<Utc>, DateTime<Utc>),
-    ) -> Result<Vec<LotCount>, StoreError> {
-        self.counted(
-            namespace_id,
-            (from, until),
-            &format!("l.created_at >= $2 AND l.created_at < $3 AND {BEFORE_UPLOAD}"),
-        )
-    }
-
-    /// Codes redeemed in files received from `from` until before `until`.
-    ///
-    /// # Errors
-    /// Any [`StoreError`] of the statement.
-    pub fn redeemed_of_lots(
-        &self,
-        namespace_id: i32,
-        (from, until): (DateTime<Utc>, DateTime<Utc>),
-    ) -> Result<Vec<LotCount>, StoreError> {
-        self.counted(namespace_id, (from, until), "r.redeemed_at >= $2 AND r.redeemed_at < $3")
-    }
-
-    fn counted(
-        &self,
-        namespace_id: i32,
-        (from, until): (DateTime<Utc>, DateTime<Utc>),
-        which: &str,
-    ) -> Result<Vec<LotCount>, StoreError> {
+        const ON_THE_DAY: &str = "r.redeemed_at >= $2 AND r.redeemed_at < $3";
+        let which = match counted {
+            Counted::All => ON_THE_DAY.to_owned(),
+            Counted::Unassigned => format!("{ON_THE_DAY} AND {UNASSIGNED}"),
+            Counted::BeforeUpload => format!("l.created_at >= $2 AND l.created_at < $3 AND {BEFORE_UPLOAD}"),
+        };
         let statement =
             format!("SELECT {COLUMNS} FROM redemption AS r {JOINED} WHERE r.namespace_id = $1 AND {which} {GROUPED}");
         Ok(diesel::sql_query(statement)

@@ -296,6 +296,24 @@ pub fn finish(connection: &mut Transaction, claimed: &ClaimedUpload, finish: &Fi
     finished.map(|_| ()).ok_or(StoreError::LeaseLost { what: "upload", id: claimed.id })
 }
 
+/// Names of uploads of `kind` that came since `since`, applied or repeated; dry runs and refused ones did not come.
+///
+/// # Errors
+/// Any [`StoreError`] of the statement.
+pub fn names_that_came(
+    connection: &mut Transaction,
+    namespace_id: i32,
+    kind: &str,
+    since: DateTime<Utc>,
+) -> Result<Vec<String>, StoreError> {
+    Ok(upload::table
+        .filter(upload::namespace_id.eq(namespace_id).and(upload::kind.eq(kind)))
+        .filter(upload::state.eq_any(["applied", "duplicate"]).and(upload::dry_run.eq(false)))
+        .filter(upload::received_at.gt(since).assume_not_null())
+        .select(upload::name)
+        .load(connection)?)
+}
+
 /// The applied upload with the same content at the same place, if any; `on` narrows to one business date, and a not-sent
 /// list repeats only one about the same batch.
 ///

@@ -67,6 +67,57 @@ fn check_looks_into_the_keys_that_are_named() {
 }
 
 #[test]
+fn an_answer_that_nobody_reads_to_its_end_is_no_failure() {
+    let daemon = Daemon::prepare(&[("acme", ACME)]);
+    // The reading end is closed before the command writes.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let child = Command::new(PROGRAM)
+        .args(["contract", "acme", "--config"])
+        .arg(daemon.path("coupond.toml"))
+        .stdout(writer)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(said(&output), (Some(0), String::new(), String::new()));
+}
+
+#[test]
+fn options_that_do_not_go_together_are_wrong_usage() {
+    let daemon = Daemon::prepare(&[("acme", ACME)]);
+    daemon.write("a.csv", "A1\n");
+    let file = daemon.path("a.csv");
+    let file = file.to_str().unwrap();
+    for more in [
+        &["recipients", file][..],
+        &["recipients", file, "--bank", "spring26"],
+        &["redemptions", file, "--bank", "spring26"],
+        &["coupons", file, "--campaign", "winback"],
+        &["coupons", file, "--until", "soon"],
+        &["redemptions", file, "--until", "2026-12-31"],
+        &["wat", file],
+    ] {
+        let arguments = [&["import", "--namespace", "acme"][..], more].concat();
+        let (code, _, err) = said(&daemon.command(&arguments));
+        assert!(code == Some(2) && err.contains("--help"), "{more:?}: {code:?} {err}");
+    }
+    assert!(!daemon.path("state").exists(), "nothing was opened");
+}
+
+#[test]
+fn every_command_shows_examples() {
+    let (_, out, _) = said(&run(Command::new(PROGRAM).arg("--help"), ""));
+    let commands = out.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.len() > 14, "{commands:?}");
+    for command in commands.iter().filter(|command| **command != "help") {
+        let (code, help, _) = said(&run(Command::new(PROGRAM).args([command, "--help"]), ""));
+        assert!(code == Some(0) && help.contains("Examples:\n  "), "{command}:\n{help}");
+    }
+}
+
+#[test]
 fn help_and_wrong_usage() {
     let (code, out, _) = said(&run(Command::new(PROGRAM).arg("--help"), ""));
     assert_eq!(code, Some(0));

@@ -75,19 +75,17 @@ fn a_local_file_that_is_never_taken_is_said_once_and_counted() {
 fn a_restart_of_the_database_is_no_storm_in_the_log() {
     let mut daemon = Daemon::prepare_private(&[("acme", ACME)]);
     daemon.start();
-    let before = daemon.log().len();
+    let before = daemon.log().lines().count();
+    let since = |log: &str| log.lines().skip(before).map(|line| line.to_owned() + "\n").collect::<String>();
     daemon.kill_database();
-    until("the server is ready again", || {
-        daemon.log().get(before..).unwrap_or_default().contains("is ready").then_some(())
-    });
+    until("the server is ready again", || since(&daemon.log()).contains("is ready").then_some(()));
     daemon.wait_ready();
     fs::write(daemon.namespace("acme").join("redemptions/used.csv"), "A1\n").unwrap();
     until("it works again", || (daemon.count("SELECT count(*) FROM redemption") == 1).then_some(()));
-    let log = daemon.log();
-    let log = log.get(before..).unwrap_or_default();
+    let log = since(&daemon.log());
     let complaints = |level: &str| log.lines().filter(|line| line.trim_start().starts_with(level)).count();
-    assert_eq!(complaints("ERROR"), 1, "the server ended, and nothing else:\n{}", log);
-    assert!(complaints("WARN") <= 3, "at most who was in the midst of a statement:\n{}", log);
+    assert_eq!(complaints("ERROR"), 1, "the server ended, and nothing else:\n{log}");
+    assert!(complaints("WARN") <= 3, "at most who was in the midst of a statement:\n{log}");
 }
 
 fn reception(shop: &Workshop) -> Reception {

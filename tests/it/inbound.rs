@@ -224,6 +224,22 @@ fn an_empty_redemption_file_is_valid_every_day() {
 }
 
 #[test]
+fn a_date_that_is_missing_from_a_series_of_names_is_warned_of() {
+    let acme = Workshop::new(ACME);
+    let used = |day: u32| acme.drop(&format!("/redemptions/used-2026-11-{day:02}.csv"), format!("D{day}\n"));
+    for day in 10..19 {
+        assert_eq!(warnings(&used(day)), ["UNKNOWN_CODE"], "{day}");
+    }
+    let gap = used(20);
+    assert_eq!(warnings(&gap), ["UNKNOWN_CODE", "DATE_MISSED"]);
+    assert!(gap["warnings"][1]["message"].as_str().unwrap().contains("2026-11-19"), "{gap:#}");
+    let check = acme.drop("/check/redemptions/used-2026-11-22.csv", "X\n");
+    assert!(warnings(&check).contains(&"DATE_MISSED"), "{check:#}");
+    assert_eq!(warnings(&used(19)), ["UNKNOWN_CODE"]);
+    assert_eq!(warnings(&used(21)), ["UNKNOWN_CODE"]);
+}
+
+#[test]
 fn unknown_codes_are_not_compared_with_every_code() {
     let acme = Workshop::new(ACME);
     let codes = |prefix: &str| (0..15_000).map(|number| format!("{prefix}{number}\n")).collect::<String>();

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::stage::{Actor, Stage};
 use crate::cli::banks;
+use crate::cli::desk::{Asked, Opened};
 use crate::config;
 
 /// Plays all scenes in order.
@@ -104,7 +105,7 @@ fn stock(stage: &Stage, teller: &mut Teller<'_, impl Write>) -> anyhow::Result<(
     teller.scene("What remains in the banks")?;
     let settings = config::load(&stage.path("coupond.toml"), std::iter::empty())?;
     let mut drawn = Vec::new();
-    banks::run(&settings, None, false, &mut drawn)?;
+    banks::show(&Asked::everything(Opened::of(settings)?), &mut drawn)?;
     for line in String::from_utf8_lossy(&drawn).lines() {
         teller.line(line)?;
     }

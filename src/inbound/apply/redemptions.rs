@@ -2,18 +2,25 @@
 
 use std::io::Write;
 
+use chrono::TimeDelta;
+
 use super::{BankEffect, Effect, Rows, Suspicion};
 use crate::bank::suspicion::is_burst;
 use crate::config::Audience;
 use crate::inbound::Work;
 use crate::inbound::error::InboundError;
 use crate::inbound::kinds::redemptions::Columns;
+use crate::inbound::series::missed;
 use crate::inbound::tally::{LISTED_MOST, Tally};
 use crate::reason::{Finding, Reason};
 use crate::store::Transaction;
 use crate::store::banks::{self, KnownBank, NamespaceLock};
 use crate::store::redemptions::{self as store, Lines, NobodysCodes, RedeemedInLot, RedemptionCounts};
 use crate::store::run::{Run, RunRow};
+use crate::store::uploads;
+
+/// How far back names of a series are looked at.
+const REMEMBERED: TimeDelta = TimeDelta::days(60);
 
 pub(super) fn apply(
     transaction: &mut Transaction,
@@ -23,6 +30,7 @@ pub(super) fn apply(
 ) -> Result<Effect, InboundError> {
     stage(transaction, work, rows, tally)?;
     super::judge(work, rows, tally)?;
+    warn_of_missed(transaction, work, tally)?;
     banks::lock_namespace(transaction, work.claimed.namespace_id, NamespaceLock::Alone)?;
     // An empty file says "none today", every day with the same bytes: it repeats nothing.
     if tally.rows.read > 0 {
@@ -56,6 +64,20 @@ pub(super) fn apply(
     };
     count(transaction, tally, &counts, &nobodys)?;
     Ok(Effect { banks: effects, suspicion: suspicion(&known, &redeemed, &nobodys) })
+}
+
+/// A file of an earlier date that should have come before this one: what it says was redeemed is still handed out.
+fn warn_of_missed(transaction: &mut Transaction, work: &Work<'_>, tally: &mut Tally) -> Result<(), InboundError> {
+    let since = work.now - REMEMBERED;
+    let names = uploads::names_that_came(transaction, work.claimed.namespace_id, work.place.kind.as_str(), since)?;
+    let missed = missed(&work.claimed.name, names.iter().map(String::as_str));
+    if !missed.is_empty() {
+        // The clients' reports say it; the admin sees it with `uploads show`.
+        let dates: Vec<String> = missed.iter().map(ToString::to_string).collect();
+        let message = format!("no file of this series has come for {}; send what is missing", dates.join(", "));
+        tally.warn(Finding::file(Reason::DateMissed, message), missed.len() as u64);
+    }
+    Ok(())
 }
 
 /// What of the redemptions nobody should have made.

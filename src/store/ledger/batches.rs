@@ -89,26 +89,23 @@ pub struct BatchFilter<'a> {
     pub limit: i64,
 }
 
-const LIST: &str = "
+const LISTED: &str = "
 SELECT b.id, b.campaign, b.bank_id, k.name AS bank, k.persistent, b.upload_id, u.name AS list_name, b.business_date,
     b.proof, b.state, b.due_at, b.send_at, b.draw, b.hold_channel, b.assigned_at, b.redemptions_as_of, b.need, b.stock,
     b.waiting_for, b.manifest, b.exported_at
 FROM batch b
 JOIN bank k ON k.namespace_id = b.namespace_id AND k.id = b.bank_id
 JOIN upload u ON u.namespace_id = b.namespace_id AND u.id = b.upload_id
-WHERE b.namespace_id = $1 AND ($2 IS NULL OR b.campaign = $2) AND ($3 IS NULL OR b.state = $3)
-  AND ($4 IS NULL OR b.id = $4) AND (NOT $5 OR b.state IN ('due', 'waiting', 'assigned'))
+WHERE b.namespace_id = $1";
+
+const NEWEST_FIRST: &str = "
+  AND ($2 IS NULL OR b.campaign = $2) AND ($3 IS NULL OR b.state = $3) AND ($4 IS NULL OR b.id = $4)
+  AND (NOT $5 OR b.state IN ('due', 'waiting', 'assigned'))
 ORDER BY b.id DESC LIMIT $6";
 
-/// Every draw of one bank, in order.
 const DRAWS: &str = "
-SELECT b.id, b.campaign, b.bank_id, k.name AS bank, k.persistent, b.upload_id, u.name AS list_name, b.business_date,
-    b.proof, b.state, b.due_at, b.send_at, b.draw, b.hold_channel, b.assigned_at, b.redemptions_as_of, b.need, b.stock,
-    b.waiting_for, b.manifest, b.exported_at
-FROM batch b
-JOIN bank k ON k.namespace_id = b.namespace_id AND k.id = b.bank_id
-JOIN upload u ON u.namespace_id = b.namespace_id AND u.id = b.upload_id
-WHERE b.namespace_id = $1 AND b.draw IS NOT NULL ORDER BY b.bank_id, b.draw";
+  AND b.draw IS NOT NULL
+ORDER BY b.bank_id, b.draw";
 
 /// A waiting batch compares need with stock anew when it does not know what it compared last.
 const NUDGE: &str = "
@@ -122,7 +119,7 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`] of the statement.
     pub fn list_batches(&self, namespace_id: i32, filter: &BatchFilter<'_>) -> Result<Vec<ListedBatch>, StoreError> {
-        Ok(diesel::sql_query(LIST)
+        Ok(diesel::sql_query(format!("{LISTED}{NEWEST_FIRST}"))
             .bind::<Integer, _>(namespace_id)
             .bind::<Nullable<Text>, _>(filter.campaign)
             .bind::<Nullable<Text>, _>(filter.state)
@@ -137,7 +134,9 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`] of the statement.
     pub fn draws(&self, namespace_id: i32) -> Result<Vec<ListedBatch>, StoreError> {
-        Ok(diesel::sql_query(DRAWS).bind::<Integer, _>(namespace_id).load(&mut self.connection()?)?)
+        Ok(diesel::sql_query(format!("{LISTED}{DRAWS}"))
+            .bind::<Integer, _>(namespace_id)
+            .load(&mut self.connection()?)?)
     }
 
     /// Lets the open batches of a campaign that are put off be claimed at once. Returns their ids. Leases stand.
