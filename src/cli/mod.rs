@@ -22,6 +22,7 @@ mod import;
 mod keys;
 mod migrate;
 mod quarantine;
+mod rates;
 mod serve;
 mod status;
 mod uploads;
@@ -51,13 +52,16 @@ enum Command {
     },
     /// Bring the schema of the store up to date
     Migrate(ConfigFile),
-    /// Show what remains in each bank per end date
+    /// Show what remains in each bank per end date, or how much of it is redeemed
     Banks {
         #[command(flatten)]
         config: ConfigFile,
         /// Only this namespace
         #[arg(long, value_name = "NS")]
         namespace: Option<String>,
+        /// Show how many of the codes handed out each month have been redeemed, per bank, lot and campaign
+        #[arg(long)]
+        rates: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -99,7 +103,10 @@ impl Cli {
             Command::Check(config) => check::run(&config.load()?, &mut out).context("write to standard output")?,
             Command::Demo { keep } => demo::run(keep, &mut out)?,
             Command::Migrate(config) => migrate::run(&config.load()?, &mut out)?,
-            Command::Banks { config, namespace, json } => {
+            Command::Banks { config, namespace, rates: true, json } => {
+                rates::run(&config, namespace.as_deref(), json, &mut out)?;
+            }
+            Command::Banks { config, namespace, rates: false, json } => {
                 banks::run(&config.load()?, namespace.as_deref(), json, &mut out)?;
             }
             Command::Status(command) => status::run(&command, &mut out)?,
