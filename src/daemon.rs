@@ -296,7 +296,7 @@ fn spawn_workers(life: &Lifecycle, parts: &Parts, reception: &Arc<Reception>, me
     let outbound = outbound(parts);
     spawn_worker(life, parts, batch_worker(parts, &outbound));
     spawn_worker(life, parts, correction_worker(parts, &outbound));
-    spawn_worker(life, parts, drops_worker(parts));
+    spawn_worker(life, parts, drops_worker(parts, metrics));
     spawn_worker(life, parts, watch_worker(parts));
     spawn_worker(life, parts, mail_worker(parts));
     spawn_worker(life, parts, sweep_worker(parts, reception));
@@ -378,9 +378,9 @@ fn mail_worker(parts: &Parts) -> Worker {
     }
 }
 
-fn drops_worker(parts: &Parts) -> Worker {
+fn drops_worker(parts: &Parts, metrics: &Metrics) -> Worker {
     let parts = parts.clone();
-    let mut drops = LocalDrops::default();
+    let mut drops = LocalDrops::new(metrics.clone());
     Worker {
         name: "local files",
         bell: parts.stop.clone(),
@@ -431,15 +431,19 @@ fn spawn_worker(life: &Lifecycle, parts: &Parts, mut worker: Worker) {
     life.spawn(worker.name, async move {
         let stopping = move || stop.is_cancelled();
         tokio::task::spawn_blocking(move || {
+            let mut said = String::new();
             while !stopping() {
                 let rings = worker.bell.rings();
                 let pause = match (worker.work)(&stopping) {
-                    Ok(next) => next.map_or(worker.look_every, |next| {
-                        next.signed_duration_since(clock.now()).to_std().unwrap_or_default().min(worker.look_every)
-                    }),
+                    Ok(next) => {
+                        said.clear();
+                        next.map_or(worker.look_every, |next| {
+                            next.signed_duration_since(clock.now()).to_std().unwrap_or_default().min(worker.look_every)
+                        })
+                    }
                     // The store may be restarting; what is due stays due.
                     Err(error) => {
-                        tracing::warn!(worker = worker.name, error = %chain(error.as_ref()), "Failed to work, will try again");
+                        say_once(worker.name, error.as_ref(), &mut said);
                         Duration::from_secs(1)
                     }
                 };
@@ -450,4 +454,16 @@ fn spawn_worker(life: &Lifecycle, parts: &Parts, mut worker: Worker) {
         })
         .await
     });
+}
+
+/// Says why a worker failed, unless that was just said: by itself, or by the store of its being away.
+fn say_once(worker: &str, error: &(dyn std::error::Error + 'static), said: &mut String) {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let text = chain(error);
+    if causes.any(|cause| cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_unavailable)) {
+        tracing::debug!(worker, error = text, "Failed to work, will try again");
+    } else if text != *said {
+        tracing::warn!(worker, error = text, "Failed to work, will try again");
+        *said = text;
+    }
 }

@@ -114,6 +114,7 @@ reasons! {
     EndDatePassed, "END_DATE_PASSED", Note, "The end date has passed: the codes will never be handed out.";
     SpreadsheetNumber, "SPREADSHEET_NUMBER", Note, "A code looks like a number that a spreadsheet rewrote.";
     ZerosCut, "ZEROS_CUT", Note, "A code of digits is shorter than the usual length: leading zeros may have been cut.";
+    FirstRowDiffers, "FIRST_ROW_DIFFERS", Note, "The first row of a file without header has no digit where nearly all codes have: a header, maybe.";
     LookalikeCodes, "LOOKALIKE_CODES", Note, "A code differs from another of the file only in case, or in O and 0, I and 1.";
     FormulaCell, "FORMULA_CELL", Note, "A cell that a spreadsheet would run as a formula; left as it is.";
     RepeatedCustomer, "REPEATED_CUSTOMER", Note, "The same customer stood earlier in this list.";

@@ -135,6 +135,7 @@ CREATE TABLE upload (
     bytes bigint NOT NULL DEFAULT 0,
     modified_at timestamptz,
     created_at timestamptz NOT NULL,
+    written_at timestamptz,
     received_at timestamptz,
     fence bigint NOT NULL DEFAULT 0,
     lease_until timestamptz,
@@ -165,6 +166,7 @@ COMMENT ON COLUMN upload.session IS 'The SFTP session that writes it; a later se
 COMMENT ON COLUMN upload.bytes IS 'Its size as received.';
 COMMENT ON COLUMN upload.modified_at IS 'The modification time that the client set; shown back to it.';
 COMMENT ON COLUMN upload.created_at IS 'First byte.';
+COMMENT ON COLUMN upload.written_at IS 'When the last session that wrote it ended; null: none has. An unfinished upload is purged so long after it.';
 COMMENT ON COLUMN upload.received_at IS 'When it was complete and durable.';
 COMMENT ON COLUMN upload.fence IS 'Rises with every claim; an effect commits only under the fence it was claimed with.';
 COMMENT ON COLUMN upload.lease_until IS 'Until when the claim holds without renewal.';

@@ -5,10 +5,11 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, ConfigError, Settings};
+use crate::openpgp::KeyringError;
+use crate::sftp::host_keys::HostKeyError;
 
 mod banks;
 mod batch;
@@ -100,7 +101,7 @@ impl Cli {
         let mut out = io::stdout();
         match self.command {
             Command::Serve(config) => return serve::run(config.load()?),
-            Command::Check(config) => check::run(&config.load()?, &mut out).context("write to standard output")?,
+            Command::Check(config) => check::run(&config.load()?, &mut out)?,
             Command::Demo { keep } => demo::run(keep, &mut out)?,
             Command::Migrate(config) => migrate::run(&config.load()?, &mut out)?,
             Command::Banks { config, namespace, rates: true, json } => {
@@ -139,10 +140,25 @@ pub fn failed(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(BAD_CONFIGURATION);
     }
     let _ = writeln!(err, "error: failed to {error}");
-    for cause in error.chain().skip(1) {
-        let _ = writeln!(err, "  because: {cause}");
+    let is_configuration = names_a_bad_key(error);
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Libraries wrap an error into another that says the same.
+        if !said.ends_with(&cause) {
+            let _ = writeln!(err, "  because: {cause}");
+            said = cause;
+        }
     }
-    ExitCode::from(FAILED)
+    ExitCode::from(if is_configuration { BAD_CONFIGURATION } else { FAILED })
+}
+
+/// Whether a key file that the configuration names is none: no start will help.
+fn names_a_bad_key(error: &anyhow::Error) -> bool {
+    use KeyringError::{CannotDecrypt, NotASecretKey, Passphrase};
+    let host_key = error.downcast_ref::<HostKeyError>();
+    let secret_key = error.downcast_ref::<KeyringError>();
+    matches!(host_key, Some(HostKeyError::Content { .. }))
+        || matches!(secret_key, Some(CannotDecrypt { .. } | NotASecretKey { .. } | Passphrase { .. }))
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ mod coupons;
 mod not_sent;
 mod recipients;
 mod redemptions;
-mod run;
 
 use std::collections::BTreeMap;
 use std::io::Write;

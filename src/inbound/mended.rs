@@ -51,7 +51,7 @@ pub(super) fn source(
     columns: impl FnOnce() -> Result<Option<Vec<String>>, InboundError>,
 ) -> Result<Source, InboundError> {
     let first = plaintext.next_chunk()?;
-    let begins = first.as_deref().map(|chunk| chunk.strip_prefix(b"\xef\xbb\xbf").unwrap_or(chunk));
+    let begins = first.as_deref().map(without_marks);
     if !begins.is_some_and(|text| text.get(..HEADER.len()).is_some_and(|text| text.eq_ignore_ascii_case(HEADER))) {
         return Ok(Source::File { first, plaintext });
     }
@@ -83,6 +83,14 @@ pub(super) fn source(
     let mut text = text.into_inner().map_err(|error| std::io::Error::other(error.to_string()))?;
     text.extend_from_slice(&values);
     Ok(Source::Mended { text: Some(text), summary: rows.source().summary().cloned() })
+}
+
+/// The text behind its byte order marks.
+fn without_marks(mut text: &[u8]) -> &[u8] {
+    while let Some(rest) = text.strip_prefix(b"\xef\xbb\xbf") {
+        text = rest;
+    }
+    text
 }
 
 fn broken(line: u64) -> Finding {

@@ -70,6 +70,7 @@ impl Desk<'_> {
             life.steps.push(redemption_step(redemption, &banked));
         }
         for at in &banked {
+            self.follow_before(&mut life, &known, at, reader)?;
             life.steps.extend(self.upload_steps(at));
             let turns = self.store.given_code(self.namespace_id, at)?;
             let returned = self.store.returned_code(self.namespace_id, at)?;
@@ -133,6 +134,25 @@ impl Desk<'_> {
         life.unknown_batches.dedup();
         sort(&mut life.steps);
         Ok(life)
+    }
+
+    /// What happened to a code in lots that were undone, before it was uploaded again.
+    fn follow_before(
+        &self,
+        life: &mut Life,
+        known: &Known,
+        at: &BankedCode,
+        reader: Option<&ListReader<'_>>,
+    ) -> Result<(), LedgerError> {
+        let returned = self.store.returned_before(self.namespace_id, at)?;
+        for back in returned.chunk_by(|one, other| one.lot_id == other.lot_id).filter_map(<[_]>::first) {
+            let then = BankedCode { lot_id: back.lot_id, seq: back.seq, ..at.clone() };
+            for given in self.store.given_code(self.namespace_id, &then)? {
+                self.follow(life, known, &self.chain_of(&given)?, Some(given.draw), reader);
+            }
+        }
+        life.steps.extend(returned.iter().map(returned_step));
+        Ok(())
     }
 
     fn empty_life(&self, other_spellings: Vec<String>) -> Life {

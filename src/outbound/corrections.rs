@@ -105,6 +105,7 @@ impl Outbound {
         let listed = file.finish(rows.len() as u64)?;
         let prepared = job.prepared_path(&listed.name);
         publish(&prepared, &job.layout.assignments(&job.campaign), &listed.name).map_err(job.disk())?;
+        fail::fail_point!("outbound-corrections-published", |_| std::process::abort());
         Ok(())
     }
 }

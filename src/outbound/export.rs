@@ -188,9 +188,9 @@ impl<I: Iterator<Item = Result<Got, StoreError>>> Merge<'_, I> {
     fn cells(&mut self) -> Result<Cells, OutboundError> {
         self.read += 1;
         let code = |code: String, end_date, outcome| Ok(Cells::Code { code, end_date, outcome });
-        let Some(own_draw) = self.job.batch.draw else {
+        if self.job.batch.draw.is_none() {
             return code(self.bank.proof_code.clone(), None, Outcome::Proof);
-        };
+        }
         let differs = || OutboundError::Differs { row: self.read };
         let got = self.got.next().ok_or_else(differs)??;
         if got.ordinal != self.read - 1 {
@@ -203,10 +203,12 @@ impl<I: Iterator<Item = Result<Got, StoreError>>> Merge<'_, I> {
                 code(fallback.ok_or_else(|| OutboundError::NotConfigured { what: what() })?, None, Outcome::Fallback)
             }
             Got { reason: Some(reason), .. } => Ok(Cells::None { reason }),
-            Got { draw: Some(draw), outcome: Some(outcome), code: Some(held), end_date, .. } => {
-                let outcome =
-                    if draw == own_draw { Outcome::from_stored(outcome).ok_or_else(differs)? } else { Outcome::Kept };
-                code(held, end_date, outcome)
+            Got { code: Some(got), .. } => {
+                let outcome = match got.outcome {
+                    None => Outcome::Kept,
+                    Some(outcome) => Outcome::from_stored(outcome).ok_or_else(differs)?,
+                };
+                code(got.code, got.end_date, outcome)
             }
             _ => Err(differs()),
         }

@@ -16,7 +16,7 @@ use crate::reason::{Finding, Reason};
 /// What the reader noticed about the file as a whole. Complete after the last record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notes {
-    /// A UTF-8 byte order mark was dropped.
+    /// A UTF-8 byte order mark (or several) was dropped.
     pub bom: bool,
     /// Rows and empty lines that ended in CRLF.
     pub crlf: u64,
@@ -300,12 +300,15 @@ impl<C: Chunks> RecordReader<C> {
         }
         self.started = true;
         self.notes.zero_bytes = self.buffer.is_empty();
-        match self.buffer.as_slice() {
-            [0xef, 0xbb, 0xbf, ..] => {
-                self.notes.bom = true;
-                self.at = 3;
-                Ok(())
+        // More than one, where each program that touched the file put its own in front: a header must not hide behind it.
+        while let Some([0xef, 0xbb, 0xbf]) = self.buffer.get(self.at..self.at + 3) {
+            self.notes.bom = true;
+            self.at += 3;
+            while self.buffer.len() < self.at + 3 && !self.ended {
+                self.refill()?;
             }
+        }
+        match self.buffer.get(self.at..).unwrap_or_default() {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
                 let message = "the text is UTF-16; save the file as UTF-8 and send it again";
                 Err(refuse(&mut self.source, Finding::line(Reason::NotUtf8, 1, message).at_column(1)))
@@ -576,6 +579,7 @@ mod tests {
         check_notes(b"", &Notes { zero_bytes: true, ..none.clone() });
         check_notes(b"\xef\xbb\xbf", &Notes { bom: true, plaintext_bytes: 3, ..none.clone() });
         check_notes(b"\xef\xbb\xbfa\n", &Notes { bom: true, plaintext_bytes: 5, ..none.clone() });
+        check_notes(b"\xef\xbb\xbf\xef\xbb\xbfa\n", &Notes { bom: true, plaintext_bytes: 8, ..none.clone() });
         check_notes(b"a", &Notes { no_final_newline: true, plaintext_bytes: 1, ..none.clone() });
         check_notes(b"a\r\n\r\n\n", &Notes { crlf: 2, empty_lines: 2, plaintext_bytes: 6, ..none.clone() });
         check_notes(&[b'a'; 30], &Notes { no_final_newline: true, plaintext_bytes: 30, ..none });

@@ -22,7 +22,7 @@ use super::path::VirtualPath;
 use super::tree::{self, Node, Shelf, View};
 use super::{Pickup, Shared};
 use crate::config::{Name, Namespace, Settings, User};
-use crate::spool::{Kind, Layout, Sender};
+use crate::spool::{Kind, Layout, ReceptionError, Sender};
 
 /// Why a channel has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -217,6 +217,8 @@ impl Engine {
                 );
                 match blocking(move || reception.abandon(upload.receiving)).await {
                     Ok(Ok(())) => {}
+                    // The store has said it, and the next start makes a partial file of it.
+                    Ok(Err(ReceptionError::Store(error))) if error.is_unavailable() => {}
                     Ok(Err(error)) => {
                         tracing::error!(
                             upload = id,

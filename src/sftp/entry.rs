@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use rustix::fs::{FileType, Stat};
 
 use super::packet::{Attributes, Code, Entry, Refusal};
+use crate::error_chain::chain;
 use crate::spool::ReceptionError;
 use crate::store::{Sent, Stage};
 
@@ -107,8 +108,13 @@ impl From<ReceptionError> for Refusal {
                 Self::failure("the server could not store the file; try again later")
             }
             ReceptionError::Store(source) => {
-                let cause = std::error::Error::source(&source).map(ToString::to_string);
-                tracing::error!(error = %source, cause, "failed to record an upload");
+                let error = chain(&source);
+                if source.is_unavailable() {
+                    // The store has said it.
+                    tracing::debug!(error, "failed to record an upload");
+                } else {
+                    tracing::error!(error, "failed to record an upload");
+                }
                 Self::new(Code::Failure, "the server cannot record uploads right now; try again later")
             }
         }

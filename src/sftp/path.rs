@@ -66,21 +66,6 @@ impl fmt::Display for VirtualPath {
     }
 }
 
-/// Longest name of an inbound file. A report adds to it, and must still fit into a directory entry.
-pub(super) const LONGEST_FILE_NAME: usize = 200;
-
-/// The name of an inbound file as text, or why it cannot be one.
-pub(super) fn file_name(component: &[u8]) -> Result<&str, &'static str> {
-    if component.len() > LONGEST_FILE_NAME {
-        return Err("file name is longer than 200 bytes");
-    }
-    let text = std::str::from_utf8(component).map_err(|_| "file name is not UTF-8")?;
-    if text.chars().any(char::is_control) {
-        return Err("file name has a control character");
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,15 +100,6 @@ mod tests {
         check(&vec![b'a'; 256], Err(PathError::LongComponent));
         check("/a".repeat(33).as_bytes(), Err(PathError::TooDeep));
         check("/..".repeat(1000).as_bytes(), Ok(b"/"));
-    }
-
-    #[test]
-    fn names_of_inbound_files() {
-        assert_eq!(file_name("codes-März.csv".as_bytes()), Ok("codes-März.csv"));
-        assert!(file_name(b"codes\xff.csv").is_err());
-        assert!(file_name("a\u{85}b".as_bytes()).is_err());
-        assert!(file_name(&[b'a'; 200]).is_ok());
-        assert!(file_name(&[b'a'; 201]).is_err());
     }
 
     #[test]

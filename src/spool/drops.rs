@@ -3,8 +3,11 @@
 //! Taking is: a row in state `receiving` with the session `local`, a rename into `.spool/incoming`, the row to `received`.
 //! A crash leaves a row without its file (the file is still where it was dropped, and is taken again) or with it (start-up
 //! finishes the row).
+//!
+//! What can never be taken stays where it is, and is told apart: a name that no report could carry, a link, a file where no
+//! file belongs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +15,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{Layout, Place, is_temporary};
+use super::{Kind, Layout, Place, inbound_name, is_temporary};
 
 /// A local file that is ready to be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +28,24 @@ pub struct Drop {
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
+}
+
+/// A local file that is never taken as it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Left {
+    /// Its path; the name may be anything.
+    pub path: PathBuf,
+    /// Why.
+    pub why: &'static str,
+}
+
+/// What lies in a namespace's directories.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Still for long enough, by path.
+    pub ready: Vec<Drop>,
+    /// Never taken, by path.
+    pub left: Vec<Left>,
 }
 
 /// Remembers since when each local file has been still.
@@ -54,37 +75,40 @@ impl Stillness {
         }
     }
 
-    /// The files under `places` that have been still for `settle`. Temporary names, directories, links and names that are
-    /// not UTF-8 are left alone.
+    /// The files under `places` that have been still for `settle`, and those that are never taken. Temporary names and
+    /// directories are left alone.
     ///
     /// # Errors
     /// Whatever the file system says about a directory that exists.
-    pub fn ready(
+    pub fn look(
         &mut self,
         layout: &Layout,
         places: &[Place],
         now: DateTime<Utc>,
         settle: Duration,
-    ) -> io::Result<Vec<Drop>> {
-        let mut ready = Vec::new();
+    ) -> io::Result<Found> {
+        let mut found = Found::default();
         let mut present = HashMap::new();
         for place in places {
-            let entries = match fs::read_dir(layout.drop_directory(place)) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            for entry in entries {
-                let entry = entry?;
-                let Ok(name) = entry.file_name().into_string() else { continue };
-                let Ok(metadata) = entry.path().symlink_metadata() else { continue };
-                if !metadata.is_file() || is_temporary(&name) || name.chars().any(char::is_control) || name.len() > 200
-                {
+            for entry in entries(&layout.drop_directory(place))? {
+                let path = entry.path();
+                let Ok(metadata) = path.symlink_metadata() else { continue };
+                if metadata.is_dir() || is_unfinished(&entry) {
                     continue;
                 }
-                let path = entry.path();
+                let name = match inbound_name(entry.file_name().as_encoded_bytes()) {
+                    Ok(name) if metadata.is_file() => name.to_owned(),
+                    Ok(_) => {
+                        found.left.push(Left { path, why: "it is no regular file" });
+                        continue;
+                    }
+                    Err(why) => {
+                        found.left.push(Left { path, why });
+                        continue;
+                    }
+                };
                 if self.observe(&path, metadata.len(), metadata.modified().ok(), Moment { now, settle }) {
-                    ready.push(Drop { place: place.clone(), name, path: path.clone(), bytes: metadata.len() });
+                    found.ready.push(Drop { place: place.clone(), name, path: path.clone(), bytes: metadata.len() });
                 }
                 if let Some(seen) = self.seen.remove(&path) {
                     present.insert(path, seen);
@@ -93,9 +117,54 @@ impl Stillness {
         }
         self.seen.retain(|path, _| !path.starts_with(layout.root()));
         self.seen.extend(present);
-        ready.sort_by(|one, other| one.path.cmp(&other.path));
-        Ok(ready)
+        found.left.extend(astray(layout, places)?);
+        found.ready.sort_by(|one, other| one.path.cmp(&other.path));
+        found.left.sort();
+        Ok(found)
     }
+}
+
+/// Files where none belongs: beside the campaigns' directories, or in a directory that names no bank or campaign.
+fn astray(layout: &Layout, places: &[Place]) -> io::Result<Vec<Left>> {
+    let mut left = Vec::new();
+    let mut add = |directory: &Path, why| -> io::Result<()> {
+        for entry in entries(directory)? {
+            if !is_unfinished(&entry) && entry.file_type()?.is_file() {
+                left.push(Left { path: entry.path(), why });
+            }
+        }
+        Ok(())
+    };
+    let known: BTreeSet<PathBuf> = places.iter().map(|place| layout.drop_directory(place)).collect();
+    add(&layout.root().join("check"), "it lies in no directory of a kind")?;
+    for inbound in [layout.root().to_owned(), layout.root().join("check")] {
+        for kind in Kind::EVERY {
+            let directory = inbound.join(kind.as_str());
+            if !known.contains(&directory) {
+                add(&directory, "it lies in no campaign's directory")?;
+            }
+            for below in entries(&directory)? {
+                if !known.contains(&below.path()) && !is_unfinished(&below) && below.file_type()?.is_dir() {
+                    add(&below.path(), "its directory names no bank or campaign of the configuration")?;
+                }
+            }
+        }
+    }
+    Ok(left)
+}
+
+/// What is in a directory; nothing where there is none.
+fn entries(directory: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether its name says that somebody still writes it.
+fn is_unfinished(entry: &fs::DirEntry) -> bool {
+    is_temporary(&entry.file_name().to_string_lossy())
 }
 
 #[derive(Clone, Copy)]
@@ -120,15 +189,16 @@ mod tests {
         let path = layout.drop_directory(&place).join("used.csv");
         fs::write(&path, "A\n").unwrap();
         fs::write(layout.drop_directory(&place).join(".rsync.x"), "A\n").unwrap();
-        std::os::unix::fs::symlink(&path, layout.drop_directory(&place).join("link.csv")).unwrap();
+        fs::create_dir(layout.drop_directory(&place).join("sub")).unwrap();
 
         let start = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
         let settle = Duration::from_secs(10);
         let mut stillness = Stillness::default();
         let mut ready = |after: i64| {
             stillness
-                .ready(&layout, std::slice::from_ref(&place), start + TimeDelta::seconds(after), settle)
+                .look(&layout, std::slice::from_ref(&place), start + TimeDelta::seconds(after), settle)
                 .unwrap()
+                .ready
                 .into_iter()
                 .map(|ready| ready.name)
                 .collect::<Vec<_>>()
@@ -139,5 +209,38 @@ mod tests {
         assert!(ready(11).is_empty(), "it grew: the time starts anew");
         assert!(ready(20).is_empty());
         assert_eq!(ready(21), ["used.csv"]);
+    }
+
+    #[test]
+    fn what_is_never_taken_is_told_apart() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path(), &Name::parse("acme").unwrap());
+        let places = ["redemptions", "recipients/winback"].map(|path| Place::parse(path).unwrap());
+        for path in ["redemptions/sub", "recipients/winback", "recipients/lost", "check/coupons"] {
+            fs::create_dir_all(layout.root().join(path)).unwrap();
+        }
+        let write = |path: &[u8]| fs::write(layout.root().join(std::ffi::OsStr::from_bytes(path)), "A\n").unwrap();
+        write(b"redemptions/good.csv");
+        write(b"redemptions/.rsync.x");
+        write(b"recipients/.hidden");
+        for path in [
+            b"redemptions/a\xff.csv".as_slice(),
+            b"redemptions/b\n.csv",
+            &[b"redemptions/".as_slice(), &[b'l'; 201]].concat(),
+            b"redemptions/sub/c.csv",
+            b"recipients/d.csv",
+            b"recipients/lost/e.csv",
+            b"check/f.csv",
+            b"check/coupons/g.csv",
+        ] {
+            write(path);
+        }
+        std::os::unix::fs::symlink("/dev/null", layout.root().join("redemptions/link.csv")).unwrap();
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let found = Stillness::default().look(&layout, &places, now, Duration::ZERO).unwrap();
+        assert_eq!(found.ready.iter().map(|drop| drop.name.as_str()).collect::<Vec<_>>(), ["good.csv"]);
+        assert_eq!(found.left.len(), 9, "{:#?}", found.left);
+        assert!(found.left.iter().all(|left| !left.path.ends_with("good.csv")));
     }
 }

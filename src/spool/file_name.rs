@@ -59,6 +59,24 @@ impl FileName {
     }
 }
 
+/// Longest name of an inbound file. A report adds to it, and must still fit into a directory entry.
+const LONGEST_NAME: usize = 200;
+
+/// The name of an inbound file as text.
+///
+/// # Errors
+/// Why it cannot be one.
+pub fn inbound_name(name: &[u8]) -> Result<&str, &'static str> {
+    if name.len() > LONGEST_NAME {
+        return Err("file name is longer than 200 bytes");
+    }
+    let text = std::str::from_utf8(name).map_err(|_| "file name is not UTF-8")?;
+    if text.chars().any(char::is_control) {
+        return Err("file name has a control character");
+    }
+    Ok(text)
+}
+
 /// Sets what a token says; a second one that says something else is a slip.
 fn once<T: PartialEq>(place: &mut Option<T>, value: T, token: &str) -> Result<(), Finding> {
     match place {
@@ -93,6 +111,15 @@ mod tests {
         let read = FileName::parse(name).unwrap();
         let until = until.map(|date| parse_date(date).unwrap());
         assert_eq!(read, FileName { stem: stem.to_owned(), until, proof, rows, ..FileName::default() }, "{name}");
+    }
+
+    #[test]
+    fn names_of_inbound_files() {
+        assert_eq!(inbound_name("codes-März.csv".as_bytes()), Ok("codes-März.csv"));
+        assert!(inbound_name(b"codes\xff.csv").is_err());
+        assert!(inbound_name("a\u{85}b".as_bytes()).is_err());
+        assert!(inbound_name(&[b'a'; 200]).is_ok());
+        assert!(inbound_name(&[b'a'; 201]).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod reception;
 pub mod retention;
 pub mod tree;
 
-pub use file_name::{FileName, parse_date};
+pub use file_name::{FileName, inbound_name, parse_date};
 pub use layout::Layout;
 pub use place::{Kind, Place};
 pub use prepared::{PreparedReport, RejectsWriter};

@@ -11,6 +11,9 @@
 //! worker may have it: the same name starts a new one.
 //!
 //! Everything here blocks.
+//!
+//! Failpoints, in the order of a file's way: `reception::begun`, `placed`, `resumed`, `data-synced`, `synced`, `committed`,
+//! `renamed`; and `removed`.
 
 mod extents;
 mod named;
@@ -79,7 +82,9 @@ pub enum ReceptionError {
 
 const TAKEN: &str =
     "the file has been received and is being processed; send a new version by uploading the whole file again";
-const TAKEN_OVER: &str = "another session has taken this upload over";
+const TAKEN_OVER: &str = "another session has taken this upload over, or removed it";
+const REMOVED: &str = "the file was removed while it was being uploaded";
+const LOST: &str = "the server has lost track of this upload; send the whole file again";
 
 /// Whether `name` is one that a client gives a file it has not finished: such a file is not processed before a rename.
 #[must_use]
@@ -180,13 +185,21 @@ impl Reception {
     fn begin(&self, sender: &Sender, spot: &Spot<'_>) -> Result<Receiving, ReceptionError> {
         let session = self.session();
         let id = self.store.begin_receiving(spot, &session, self.clock.now())?;
-        fail::fail_point!("reception::begun");
+        fail::fail_point!("reception::begun", |_| std::process::abort());
         let path = self.layout(&sender.namespace).incoming_file(id);
         match create_anew(&path) {
-            Ok(file) => Ok(self.receiving(sender, spot, (id, session), (path, file), 0)),
+            Ok(file) => {
+                fail::fail_point!("reception::placed", |_| std::process::abort());
+                Ok(self.receiving(sender, spot, (id, session), (path, file), 0))
+            }
             Err(error) => {
                 // Without its file the row would show an empty upload that nobody can finish.
-                if let Err(error) = self.store.abandon_receiving(spot.namespace_id, (id, session.as_str()), 0, false) {
+                if let Err(error) = self.store.abandon_receiving(
+                    spot.namespace_id,
+                    (id, session.as_str()),
+                    (0, false),
+                    self.clock.now(),
+                ) {
                     tracing::warn!(
                         upload = id,
                         error = &error as &dyn std::error::Error,
@@ -210,7 +223,7 @@ impl Reception {
         if !self.store.resume_receiving(spot.namespace_id, found, &session)? {
             return Err(ReceptionError::Refused("the file changed just now; look at it again"));
         }
-        fail::fail_point!("reception::resumed");
+        fail::fail_point!("reception::resumed", |_| std::process::abort());
         let path = self.layout(&sender.namespace).incoming_file(found.id);
         let (file, size) = if truncate {
             // A new file in the old one's place: what a dead session still writes goes nowhere.
@@ -286,19 +299,29 @@ impl Reception {
 
     fn try_close(&self, sender: &Sender, receiving: &Receiving) -> Result<Closed, ReceptionError> {
         if receiving.revoked.load(Ordering::Acquire) {
-            return Err(ReceptionError::Refused(TAKEN_OVER));
+            return Err(self.why_not_mine(receiving));
         }
         let bytes = receiving.whole()?;
         receiving.sync()?;
-        fail::fail_point!("reception::synced");
+        fail::fail_point!("reception::synced", |_| std::process::abort());
         let completed = self.completed(sender, bytes, receiving.modified_at);
         let key = (receiving.key.id, receiving.key.session.as_str());
         if !self.store.complete_receiving(receiving.key.namespace_id, key, receiving.temporary, &completed)? {
-            return Err(ReceptionError::Refused(TAKEN_OVER));
+            return Err(self.why_not_mine(receiving));
         }
-        fail::fail_point!("reception::committed");
+        fail::fail_point!("reception::committed", |_| std::process::abort());
         receiving.settle();
         Ok(Closed { id: receiving.key.id, bytes, temporary: receiving.temporary })
+    }
+
+    /// Why the row is not this session's any more. Beginning is not durable: a crash of the store may take a row.
+    fn why_not_mine(&self, receiving: &Receiving) -> ReceptionError {
+        match self.store.is_upload_gone(receiving.key.namespace_id, receiving.key.id) {
+            Ok(None) => ReceptionError::Refused(LOST),
+            Ok(Some(true)) => ReceptionError::Refused(REMOVED),
+            Ok(Some(false)) => ReceptionError::Refused(TAKEN_OVER),
+            Err(error) => error.into(),
+        }
     }
 
     fn completed(&self, sender: &Sender, bytes: u64, modified_at: Option<DateTime<Utc>>) -> crate::store::Completed {
@@ -326,7 +349,7 @@ impl Reception {
         let (bytes, keep) = receiving.cut()?;
         let key = (receiving.key.id, receiving.key.session.as_str());
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let mine = self.store.abandon_receiving(receiving.key.namespace_id, key, bytes, keep)?;
+        let mine = self.store.abandon_receiving(receiving.key.namespace_id, key, (bytes, keep), self.clock.now())?;
         if mine && !keep {
             receiving.delete();
         }

@@ -1,6 +1,9 @@
-//! Codes come in by the million, in runs that are sorted and deduplicated already: COPY each run into a temporary table
-//! while the file is read; once it has verified, one statement a run drops what the bank has already, numbers and
-//! inserts. An upload is dominated by index inserts, and order makes them cheap.
+//! Codes come in by the million, in runs that are sorted and deduplicated already: COPY them into a temporary table while
+//! the file is read; once it has verified, find what the banks have already, then number and insert the rest in order of
+//! code. An upload is dominated by index inserts, and order makes them cheap.
+//!
+//! What the banks have already is looked up, code by code in the order of the index: a bank of 20 million codes costs an
+//! upload no more than one of a million. A bank without codes is not asked.
 
 use std::io::Write;
 
@@ -60,7 +63,7 @@ pub struct NewLot {
     pub letter_case: &'static str,
 }
 
-/// What one run, or the whole upload, added to one lot.
+/// What an upload added to one lot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
 pub struct AddedLot {
     /// Index in the list of new lots.
@@ -74,7 +77,7 @@ pub struct AddedLot {
     pub redeemed: i64,
 }
 
-/// A row that was skipped because the code was there already, in the bank or in an earlier run of the same file.
+/// A row that was skipped because the code was there already.
 #[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
 pub struct DuplicateCoupon {
     /// Its line.
@@ -83,40 +86,42 @@ pub struct DuplicateCoupon {
     /// The code.
     #[diesel(sql_type = Text)]
     pub code: String,
-    /// Whether the bank had it before this file.
-    #[diesel(sql_type = Bool)]
-    pub in_bank: bool,
 }
 
-/// Loads run number `run` into a temporary table that ends with the transaction. `write` is given a sink for rows in the
-/// form of [`StagedCoupon::write`].
+/// What a file staged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Staged {
+    /// How many runs.
+    pub runs: u64,
+    /// How many rows in all.
+    pub rows: u64,
+}
+
+/// Makes the temporary table for the rows of a file; it ends with the transaction.
+///
+/// # Errors
+/// Any [`StoreError`] of the statement.
+pub fn begin_staging(connection: &mut Transaction) -> Result<(), StoreError> {
+    Ok(connection.batch_execute(
+        "CREATE TEMPORARY TABLE staged_coupon (lot_key integer NOT NULL, line bigint NOT NULL, \
+         code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
+    )?)
+}
+
+/// Loads one run behind those before it. `write` is given a sink for rows in the form of [`StagedCoupon::write`].
 ///
 /// # Errors
 /// What `write` says, or the statement's error.
-pub fn stage<E>(
-    connection: &mut Transaction,
-    run: usize,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
-) -> Result<(), E>
+pub fn stage<E>(connection: &mut Transaction, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E>
 where
     E: From<StoreError>,
 {
-    connection
-        .batch_execute(
-            "CREATE TEMPORARY TABLE staged_coupon (lot_key integer NOT NULL, line bigint NOT NULL, \
-             code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
-        )
-        .map_err(StoreError::from)?;
     let rows = Rows::new(write);
     let copied = diesel::copy_from(staging::staged_coupon::table)
         .from_raw_data(staging::staged_coupon::table, |sink: &mut dyn Write| rows.feed(sink))
         .with_format(CopyFormat::Text)
         .execute(connection);
-    rows.end(copied)?;
-    connection
-        .batch_execute(&format!("ANALYZE staged_coupon; ALTER TABLE staged_coupon RENAME TO staged_coupon_{run}"))
-        .map_err(StoreError::from)?;
-    Ok(())
+    rows.end(copied)
 }
 
 /// Gives each new lot its id. The banks must be locked.
@@ -126,7 +131,7 @@ where
 pub fn begin_lots(connection: &mut Transaction, namespace_id: i32, lots: &[NewLot]) -> Result<(), StoreError> {
     connection.batch_execute(
         "CREATE TEMPORARY TABLE new_lot (lot_key integer NOT NULL, bank_id integer NOT NULL, lot_id integer NOT NULL, \
-         lots_before integer NOT NULL, size integer NOT NULL DEFAULT 0) ON COMMIT DROP",
+         lots_before integer NOT NULL) ON COMMIT DROP",
     )?;
     let keys: Vec<i32> = (0_i32..).take(lots.len()).collect();
     let banks: Vec<i32> = lots.iter().map(|lot| lot.bank_id).collect();
@@ -143,69 +148,158 @@ pub fn begin_lots(connection: &mut Transaction, namespace_id: i32, lots: &[NewLo
     Ok(connection.batch_execute("ANALYZE new_lot")?)
 }
 
-/// Adds the codes of one run that their bank does not have yet. Rows come as they were staged, in order of code; where
-/// there is one lot, its numbers follow that same order and one sort (of sorted rows) serves both.
+/// From here on no plan may look rows up one by one without an index: the planner knows little of tables just made.
+const LARGE_FILE: u64 = 10_000;
+
+/// Rows whose code their bank has already.
+const CLASHES: &str = "
+CREATE TEMPORARY TABLE clash (line bigint NOT NULL, code text COLLATE \"C\" NOT NULL) ON COMMIT DROP";
+const CLASHES_LOOKED_UP: &str = "
+INSERT INTO clash (line, code)
+SELECT s.line, s.code FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s.lot_key
+CROSS JOIN LATERAL (SELECT FROM coupon AS k
+    WHERE k.namespace_id = $1 AND k.code = s.code AND k.bank_id = n.bank_id OFFSET 0) AS k
+WHERE n.lots_before > 0";
+/// Citus joins a temporary table with a distributed one only as a whole.
+const CLASHES_JOINED: &str = "
+INSERT INTO clash (line, code)
+SELECT s.line, s.code FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s.lot_key
+JOIN (SELECT c.code, c.bank_id FROM coupon AS c WHERE c.namespace_id = $1) AS k ON k.code = s.code AND k.bank_id = n.bank_id";
+
+#[derive(QueryableByName)]
+struct Known {
+    #[diesel(sql_type = Bool)]
+    citus: bool,
+    #[diesel(sql_type = Bool)]
+    any_lots: bool,
+    #[diesel(sql_type = Bool)]
+    any_redemptions: bool,
+}
+
+/// Adds the staged codes that their bank does not have yet; each once. Returns the lots that got any, and how many rows
+/// were left out because their bank has the code ([`clashes`]).
+///
+/// Within a lot codes are numbered in order. A file of one run, for one lot, is inserted as it lies, without a sort.
 ///
 /// # Errors
 /// Any [`StoreError`] of the statements.
-pub fn add_run(
+pub fn add(
     connection: &mut Transaction,
     namespace_id: i32,
-    run: usize,
+    staged: Staged,
     lots: usize,
-) -> Result<Vec<AddedLot>, StoreError> {
-    let numbered = if lots == 1 { "ORDER BY s.code" } else { "PARTITION BY s.lot_key ORDER BY s.code" };
-    let added: Vec<AddedLot> = diesel::sql_query(format!(
-        "WITH added AS ( \
-             INSERT INTO coupon AS c (namespace_id, bank_id, lot_id, seq, code) \
-             SELECT $1, n.bank_id, n.lot_id, n.size + row_number() OVER ({numbered}) - 1, s.code \
-             FROM staged_coupon_{run} AS s JOIN new_lot AS n ON n.lot_key = s.lot_key \
-             WHERE NOT EXISTS (SELECT FROM coupon AS k \
-                 WHERE k.namespace_id = $1 AND k.code = s.code AND k.bank_id = n.bank_id) \
-             ORDER BY s.code \
-             RETURNING c.bank_id, c.lot_id, c.code) \
-         SELECT n.lot_key, count(*) AS size, count(r.code) AS redeemed \
-         FROM added AS a JOIN new_lot AS n ON n.bank_id = a.bank_id AND n.lot_id = a.lot_id \
-         LEFT JOIN redemption AS r ON r.namespace_id = $1 AND r.code = a.code \
-         GROUP BY n.lot_key ORDER BY n.lot_key",
-    ))
+) -> Result<(Vec<AddedLot>, u64), StoreError> {
+    let known: Known = diesel::sql_query(
+        "SELECT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'citus') AS citus, \
+             EXISTS (SELECT FROM new_lot AS n WHERE n.lots_before > 0) AS any_lots, \
+             EXISTS (SELECT FROM redemption AS r WHERE r.namespace_id = $1) AS any_redemptions",
+    )
     .bind::<Integer, _>(namespace_id)
-    .load(connection)?;
-    for lot in &added {
-        diesel::sql_query("UPDATE new_lot SET size = size + $2 WHERE lot_key = $1")
-            .bind::<Integer, _>(lot.lot_key)
-            .bind::<BigInt, _>(lot.size)
-            .execute(connection)?;
+    .get_result(connection)?;
+    connection.batch_execute(CLASHES)?;
+    connection.batch_execute("SET LOCAL enable_memoize = off; SET LOCAL enable_seqscan = off")?;
+    let mut clashes = 0;
+    if known.any_lots {
+        let statement = if known.citus { CLASHES_JOINED } else { CLASHES_LOOKED_UP };
+        clashes = diesel::sql_query(statement).bind::<Integer, _>(namespace_id).execute(connection)? as u64;
     }
-    Ok(added)
+    if staged.rows > LARGE_FILE {
+        connection.batch_execute("ANALYZE clash; SET LOCAL enable_nestloop = off")?;
+    }
+    let insert = insert(staged.runs, lots, clashes);
+    let added = if lots == 1 {
+        let size = diesel::sql_query(insert).bind::<Integer, _>(namespace_id).execute(connection)?;
+        let redeemed = if known.any_redemptions { redeemed(connection, namespace_id)? } else { 0 };
+        vec![AddedLot { lot_key: 0, size: i64::try_from(size).unwrap_or(i64::MAX), redeemed }]
+    } else {
+        diesel::sql_query(counted(&insert, known.any_redemptions)).bind::<Integer, _>(namespace_id).load(connection)?
+    };
+    connection.batch_execute("SET LOCAL enable_nestloop = on; SET LOCAL enable_seqscan = on")?;
+    Ok((added.into_iter().filter(|lot| lot.size > 0).collect(), clashes))
 }
 
-/// The rows of one run that [`add_run`] left out, by line, at most `most`. To be asked right after it: what the run added
-/// itself is told apart by `added_before`, the size that each lot (by key) had before.
+fn insert(runs: u64, lots: usize, clashes: u64) -> String {
+    let without = match clashes {
+        0 => "",
+        _ => "WHERE NOT EXISTS (SELECT FROM clash AS x WHERE x.line = s.line)",
+    };
+    // Rows of one run lie in order and have no repeats. Of several, the first line of a code in a bank counts.
+    let (each, order) = match runs {
+        1 => ("", ""),
+        _ => ("DISTINCT ON (s.code, n.bank_id)", "ORDER BY s.code, n.bank_id, s.line"),
+    };
+    let numbered = if lots == 1 { "" } else { "PARTITION BY f.lot_key ORDER BY f.code" };
+    format!(
+        "INSERT INTO coupon AS c (namespace_id, bank_id, lot_id, seq, code) \
+         SELECT $1, f.bank_id, f.lot_id, row_number() OVER ({numbered}) - 1, f.code \
+         FROM (SELECT {each} n.bank_id, n.lot_id, s.lot_key, s.code \
+               FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s.lot_key {without} {order}) AS f"
+    )
+}
+
+/// The insert with its counts per lot.
+fn counted(insert: &str, any_redemptions: bool) -> String {
+    let (redeemed, looked_up) = if any_redemptions {
+        let look_up = "LEFT JOIN LATERAL (SELECT true AS hit FROM redemption AS r \
+                       WHERE r.namespace_id = $1 AND r.code = a.code OFFSET 0) AS r ON true";
+        ("count(r.hit)", look_up)
+    } else {
+        ("0::bigint", "")
+    };
+    format!(
+        "WITH added AS ({insert} RETURNING c.bank_id, c.lot_id, c.code) \
+         SELECT n.lot_key, count(*) AS size, {redeemed} AS redeemed \
+         FROM added AS a JOIN new_lot AS n ON n.bank_id = a.bank_id AND n.lot_id = a.lot_id {looked_up} \
+         GROUP BY n.lot_key ORDER BY n.lot_key"
+    )
+}
+
+/// How many codes of the one new lot were redeemed before they came.
+fn redeemed(connection: &mut Transaction, namespace_id: i32) -> Result<i64, StoreError> {
+    #[derive(QueryableByName)]
+    struct Redeemed {
+        #[diesel(sql_type = BigInt)]
+        redeemed: i64,
+    }
+    let found: Redeemed = diesel::sql_query(
+        "SELECT count(*) AS redeemed FROM coupon AS c \
+         CROSS JOIN LATERAL (SELECT FROM redemption AS r WHERE r.namespace_id = $1 AND r.code = c.code OFFSET 0) AS r \
+         WHERE c.namespace_id = $1 AND c.bank_id = (SELECT n.bank_id FROM new_lot AS n) \
+             AND c.lot_id = (SELECT n.lot_id FROM new_lot AS n)",
+    )
+    .bind::<Integer, _>(namespace_id)
+    .get_result(connection)?;
+    Ok(found.redeemed)
+}
+
+/// Rows that [`add`] left out because their bank has the code, by line, at most `most`.
 ///
 /// # Errors
 /// Any [`StoreError`] of the statement.
-pub fn duplicates(
-    connection: &mut Transaction,
-    namespace_id: i32,
-    run: usize,
-    added_before: &[i64],
-    most: i64,
-) -> Result<Vec<DuplicateCoupon>, StoreError> {
-    Ok(diesel::sql_query(format!(
-        "SELECT s.line, s.code, c.lot_id <= n.lots_before AS in_bank \
-         FROM staged_coupon_{run} AS s JOIN new_lot AS n ON n.lot_key = s.lot_key \
-         JOIN coupon AS c ON c.namespace_id = $1 AND c.code = s.code AND c.bank_id = n.bank_id \
-         LEFT JOIN new_lot AS o ON o.bank_id = c.bank_id AND o.lot_id = c.lot_id \
-         WHERE o.lot_key IS NULL OR c.seq < ($2::bigint[])[o.lot_key + 1] ORDER BY s.line LIMIT $3",
-    ))
-    .bind::<Integer, _>(namespace_id)
-    .bind::<Array<BigInt>, _>(added_before)
+pub fn clashes(connection: &mut Transaction, most: i64) -> Result<Vec<DuplicateCoupon>, StoreError> {
+    Ok(diesel::sql_query("SELECT x.line, x.code FROM clash AS x ORDER BY x.line LIMIT $1")
+        .bind::<BigInt, _>(most)
+        .load(connection)?)
+}
+
+/// Rows that [`add`] left out because an earlier line, in another run, has the code for the same bank, by line, at most
+/// `most`.
+///
+/// # Errors
+/// Any [`StoreError`] of the statement.
+pub fn repeats(connection: &mut Transaction, most: i64) -> Result<Vec<DuplicateCoupon>, StoreError> {
+    Ok(diesel::sql_query(
+        "SELECT s.line, s.code FROM ( \
+             SELECT t.line, t.code, row_number() OVER (PARTITION BY t.code, n.bank_id ORDER BY t.line) AS nth \
+             FROM staged_coupon AS t JOIN new_lot AS n ON n.lot_key = t.lot_key \
+             WHERE NOT EXISTS (SELECT FROM clash AS x WHERE x.line = t.line)) AS s \
+         WHERE s.nth > 1 ORDER BY s.line LIMIT $1",
+    )
     .bind::<BigInt, _>(most)
     .load(connection)?)
 }
 
-/// Writes the lots down, once every run was added. `added` is their sum per lot.
+/// Writes the lots down that got codes.
 ///
 /// # Errors
 /// Any [`StoreError`] of the statements.

@@ -5,20 +5,25 @@
 //! as a range, redeemed ones left out, and joined to the customers by number. The lot's counters move exactly as far. Codes
 //! that came back to stock ([`super::returns`]) are a second range of the lot, and go first.
 //!
+//! Which customers a lot serves follows the list's order; which of them gets which of its codes follows the order of
+//! customers. So both indexes on `assignment` grow in order, which costs a third less than the list's order would.
+//!
 //! Whoever applies redemptions must lock the lots (in the order of bank and id) in a statement before the one that counts
 //! what is redeemed ahead of `next_seq`: then the counters are exact whichever of the two commits first.
 //!
 //! On any failure, and when stock is short and the campaign waits, the transaction rolls back and nothing has happened.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Date, Integer, Nullable, Text};
+use diesel::sql_types::{Array, BigInt, Integer, Text};
 
 use super::batches::{Claim, kept, redemptions_as_of};
 use super::recipients::Recipients;
 use super::schema::{bank, batch, lot};
-use super::{Store, StoreError};
+use super::{Store, StoreError, held};
 use crate::bank::draw::{Part, split};
 use crate::bank::stock::{self, Lot, Queue};
 
@@ -82,84 +87,91 @@ impl From<StoreError> for Stop {
     }
 }
 
-/// Customers who need a code, numbered in the list's order from 1, with the outcome they will have.
-const NEEDERS: &str = "
-CREATE TEMPORARY TABLE needer (rank bigint NOT NULL, customer text COLLATE \"C\" NOT NULL, outcome smallint NOT NULL)
-ON COMMIT DROP";
+/// What is handed out in this draw, before it is in `assignment`. `place` is the code's place in its queue.
+const GIVEN: &str = "
+CREATE TEMPORARY TABLE given (ordinal bigint NOT NULL, customer text COLLATE \"C\" NOT NULL, outcome smallint NOT NULL,
+    part integer NOT NULL, place integer NOT NULL, lot_id integer NOT NULL, seq integer NOT NULL, turn smallint NOT NULL,
+    code text COLLATE \"C\" NOT NULL)";
 
-/// The latest assignment is the hold; what `bank::hold::decide` says about one hold, said about all. The distributed
-/// tables stand in subqueries, which Citus plans apart and PostgreSQL flattens.
-const NEED_WHERE_NOT_KEPT: &str = "
-INSERT INTO needer (rank, customer, outcome)
-SELECT row_number() OVER (ORDER BY h.ordinal), h.customer, h.outcome
-FROM (
-    SELECT DISTINCT ON (c.ordinal) c.ordinal, c.customer,
-        CASE WHEN a.customer IS NULL THEN 1 WHEN r.code IS NOT NULL THEN 2 WHEN l.end_date < $4 THEN 3 ELSE 0 END AS outcome
-    FROM (SELECT p.customer, min(p.ordinal) AS ordinal FROM recipient p GROUP BY p.customer) c
-    LEFT JOIN (SELECT s.customer, s.draw, s.lot_id, s.code FROM assignment s
-               WHERE s.namespace_id = $1 AND s.bank_id = $2 AND s.channel = $3) a ON a.customer = c.customer
-    LEFT JOIN (SELECT x.code FROM redemption x WHERE x.namespace_id = $1) r ON r.code = a.code
-    LEFT JOIN (SELECT o.id, o.end_date FROM lot o WHERE o.namespace_id = $1 AND o.bank_id = $2) l ON l.id = a.lot_id
-    ORDER BY c.ordinal, a.draw DESC) h
-WHERE h.outcome > 0";
+/// Ranks are few, numbers in order: sorting what is sorted costs less than a hash table of it, and keeps the order, in
+/// which the insert then visits each page of the two indexes once. Redeemed codes are looked up, not joined: the
+/// namespace may have redeemed a hundred times the codes of one draw.
+const IN_ORDER: &str = "
+SET LOCAL enable_hashjoin = off; SET LOCAL enable_nestloop = off; SET LOCAL enable_seqscan = off;
+SET LOCAL enable_memoize = off;";
 
-const EVERYBODY_NEEDS: &str = "
-INSERT INTO needer (rank, customer, outcome)
-SELECT row_number() OVER (ORDER BY c.ordinal), c.customer, 1
-FROM (SELECT p.customer, min(p.ordinal) AS ordinal FROM recipient p GROUP BY p.customer) c";
+/// Where the customers of each part begin: the place in the list of the n-th who needs a code, for each n in $1.
+const CUTS: &str = "
+SELECT o.ordinal FROM (SELECT h.ordinal, row_number() OVER (ORDER BY h.ordinal) AS rank FROM held h WHERE h.outcome > 0) o
+WHERE o.rank = ANY ($1) ORDER BY o.ordinal";
 
-/// Ranks lie in the order of the table's pages, so a range of them is found by their ranges.
-const NEEDERS_FOUND: &str = "CREATE INDEX ON needer USING brin (rank); ANALYZE needer;";
+/// Joins the next codes of one queue with the customers of one part: which part a customer is in follows from the list's
+/// order, which code of the part from the order of customers.
+fn fill(queue: Queue, some_redeemed: bool) -> String {
+    let (codes, place) = match queue {
+        Queue::Fresh => (
+            "SELECT c.seq AS place, c.seq, 0 AS turn, c.code FROM coupon c \
+             WHERE c.namespace_id = $1 AND c.bank_id = $2 AND c.lot_id = $3 AND c.seq >= $4 AND c.seq < $5",
+            "seq",
+        ),
+        // Each one's turn is one higher than when it came back, which the unique index on `assignment` lets happen once.
+        Queue::Returned => (
+            "SELECT c.place, c.seq, c.turn + 1 AS turn, c.code FROM returned c \
+             WHERE c.namespace_id = $1 AND c.bank_id = $2 AND c.lot_id = $3 AND c.place >= $4 AND c.place < $5",
+            "place",
+        ),
+    };
+    let skipped = "LEFT JOIN LATERAL (SELECT true AS hit FROM redemption r \
+                   WHERE r.namespace_id = $1 AND r.code = c.code OFFSET 0) r ON true";
+    let codes = if some_redeemed {
+        format!("{} AND r.hit IS NULL", codes.replace("c WHERE", &format!("c {skipped} WHERE")))
+    } else {
+        codes.to_owned()
+    };
+    format!(
+        "INSERT INTO given (ordinal, customer, outcome, part, place, lot_id, seq, turn, code) \
+         SELECT n.ordinal, n.customer, n.outcome, $6, t.place, $3, t.seq, t.turn::smallint, t.code \
+         FROM (SELECT k.place, k.seq, k.turn, k.code, row_number() OVER (ORDER BY k.{place}) AS nth FROM ({codes}) k) t \
+         JOIN (SELECT h.ordinal, h.customer, h.outcome, row_number() OVER (ORDER BY h.customer) AS nth \
+               FROM held h WHERE h.outcome > 0 AND h.ordinal >= $7 AND h.ordinal < $8) n ON n.nth = t.nth"
+    )
+}
 
-/// Takes the next codes of one lot for the customers numbered from $9 on. Inserted in the order of the large index, whose
-/// pages are then visited once each; the other index only grows where the lot is being handed out.
-const TAKE: &str = "
-WITH given AS (
-    INSERT INTO assignment AS a
-        (namespace_id, bank_id, customer, channel, draw, batch_id, lot_id, seq, outcome, code)
-    SELECT $1, $2, n.customer, $3, $4, $5, $6, t.seq, n.outcome, t.code
-    FROM (SELECT k.seq, k.code, row_number() OVER (ORDER BY k.seq) AS place
-          FROM (SELECT c.seq, c.code FROM coupon c
-                WHERE c.namespace_id = $1 AND c.bank_id = $2 AND c.lot_id = $6 AND c.seq >= $7 AND c.seq < $8
-                  AND NOT EXISTS (SELECT FROM redemption r WHERE r.namespace_id = $1 AND r.code = c.code)) k) t
-    JOIN needer n ON n.rank = t.place + $9
-    WHERE t.place <= $10 AND n.rank > $9 AND n.rank <= $9 + $10
-    ORDER BY n.customer
-    RETURNING a.seq)
-SELECT count(*) AS taken, max(g.seq) AS last FROM given g";
-
-/// The same from the codes of the lot that came back. Each one's turn is one higher than when it came back, which the
-/// unique index on `assignment` lets happen once.
-const TAKE_RETURNED: &str = "
-WITH picked AS MATERIALIZED (
-    SELECT k.place, k.seq, k.turn, k.code, row_number() OVER (ORDER BY k.place) AS nth
-    FROM (SELECT t.place, t.seq, t.turn, t.code FROM returned t
-          WHERE t.namespace_id = $1 AND t.bank_id = $2 AND t.lot_id = $6 AND t.place >= $7 AND t.place < $8
-            AND NOT EXISTS (SELECT FROM redemption r WHERE r.namespace_id = $1 AND r.code = t.code)) k),
-given AS (
-    INSERT INTO assignment AS a
-        (namespace_id, bank_id, customer, channel, draw, batch_id, lot_id, seq, outcome, code, turn)
-    SELECT $1, $2, n.customer, $3, $4, $5, $6, p.seq, n.outcome, p.code, (p.turn + 1)::smallint
-    FROM picked p
-    JOIN needer n ON n.rank = p.nth + $9
-    WHERE p.nth <= $10 AND n.rank > $9 AND n.rank <= $9 + $10
-    ORDER BY n.customer
-    RETURNING a.seq)
-SELECT (SELECT count(*) FROM given g) AS taken, (SELECT max(p.place) FROM picked p WHERE p.nth <= $10) AS last";
+/// Read as it lies, which is in the order of the large index and, within a part, of the other one too.
+const HAND_OUT: &str = "
+INSERT INTO assignment AS a (namespace_id, bank_id, customer, channel, draw, batch_id, lot_id, seq, outcome, code, turn)
+SELECT $1, $2, v.customer, $3, $4, $5, v.lot_id, v.seq, v.outcome, v.code, v.turn FROM given v";
 
 const LEFT_OVER: &str = "
-WITH noted AS (
-    INSERT INTO unassigned AS u (namespace_id, batch_id, customer, reason)
-    SELECT $1, $2, n.customer, $3 FROM needer n WHERE n.rank > $4
-    RETURNING u.customer)
-SELECT count(*) AS taken, NULL::integer AS last FROM noted";
+INSERT INTO unassigned AS u (namespace_id, batch_id, customer, reason)
+SELECT $1, $2, h.customer, $3 FROM held h WHERE h.outcome > 0 AND h.ordinal >= $4";
 
 #[derive(QueryableByName)]
-struct Taken {
+struct Number {
     #[diesel(sql_type = BigInt)]
-    taken: i64,
-    #[diesel(sql_type = Nullable<Integer>)]
-    last: Option<i32>,
+    number: i64,
+}
+
+#[derive(QueryableByName)]
+struct Cut {
+    #[diesel(sql_type = BigInt)]
+    ordinal: i64,
+}
+
+/// The place in a list behind its last customer.
+const END: i64 = i64::MAX;
+
+/// What the temporary tables hold after a draw.
+#[derive(Clone, Debug)]
+pub(super) struct Fresh {
+    /// Rows of `repeated`.
+    pub(super) repeated: i64,
+    /// Customers who need a code and stand here in the list, or behind it, got none.
+    pub(super) left_over_from: i64,
+    /// What is written down for them.
+    pub(super) reason: Option<String>,
+    /// End date per lot.
+    pub(super) end_dates: HashMap<i32, Option<NaiveDate>>,
 }
 
 impl Recipients {
@@ -169,20 +181,31 @@ impl Recipients {
     /// [`StoreError::LeaseLost`] when the claim was lost meanwhile; [`StoreError::Missing`] when a lot has fewer codes
     /// than its counters say; any other of the statements. Nothing has happened then.
     pub fn draw(&mut self, terms: &DrawTerms<'_>) -> Result<Drawn, StoreError> {
-        let drawn = self.connection.transaction(|connection| draw(connection, terms));
+        let (listed, large) = (self.listed, self.is_large());
+        let drawn = self.connection.transaction(|connection| draw(connection, terms, listed, large));
         match drawn {
-            Ok(drawn) => Ok(drawn),
+            Ok((drawn, fresh)) => {
+                self.fresh = Some(Box::new(fresh));
+                Ok(drawn)
+            }
             Err(Stop::Short { need, stock }) => Ok(Drawn::Short { need, stock }),
             Err(Stop::Store(error)) => Err(error),
         }
     }
 }
 
-fn draw(connection: &mut PgConnection, terms: &DrawTerms<'_>) -> Result<Drawn, Stop> {
+fn draw(
+    connection: &mut PgConnection,
+    terms: &DrawTerms<'_>,
+    listed: i64,
+    large: bool,
+) -> Result<(Drawn, Fresh), Stop> {
     let draw = lock_bank(connection, terms)? + 1;
     // Asked before who needs a code, so that the manifest never claims a newer redemption file than the draw saw.
     let as_of = redemptions_as_of(connection, terms.claim.namespace_id)?;
-    let need = find_needers(connection, terms)?;
+    let known = lots(connection, terms.claim.namespace_id, terms.bank_id, false)?;
+    let repeated = held::find(connection, terms, &known, listed, large)?;
+    let need = count(connection, "SELECT count(*) AS number FROM held WHERE outcome > 0")?;
     // Locked only now: redemptions go on while holds are looked up.
     let lots = lots(connection, terms.claim.namespace_id, terms.bank_id, true)?;
     let in_stock = stock::remaining(&lots, terms.open_on);
@@ -191,11 +214,12 @@ fn draw(connection: &mut PgConnection, terms: &DrawTerms<'_>) -> Result<Drawn, S
     if needed > in_stock && terms.short_reason.is_none() {
         return Err(Stop::Short { need, stock });
     }
-    for part in split(&lots, needed, terms.open_on) {
-        take(connection, terms, draw, &part)?;
-    }
+    let parts = split(&lots, needed, terms.open_on);
+    let cuts = cuts(connection, &parts, needed)?;
+    hand_out(connection, terms, draw, &parts, &cuts)?;
+    let left_over_from = cuts.last().copied().unwrap_or(END);
     if let Some(reason) = terms.short_reason.filter(|_| needed > in_stock) {
-        leave_over(connection, terms, reason, need, stock)?;
+        leave_over(connection, terms, reason, left_over_from, need - stock)?;
     }
     diesel::update(
         bank::table.filter(bank::namespace_id.eq(terms.claim.namespace_id)).filter(bank::id.eq(terms.bank_id)),
@@ -203,7 +227,9 @@ fn draw(connection: &mut PgConnection, terms: &DrawTerms<'_>) -> Result<Drawn, S
     .set(bank::draws.eq(draw))
     .execute(connection)?;
     assigned(connection, terms, draw, as_of, (need, stock))?;
-    Ok(Drawn::Assigned { draw, need, stock })
+    let end_dates = lots.iter().map(|lot| (lot.id, lot.end_date)).collect();
+    let fresh = Fresh { repeated, left_over_from, reason: terms.short_reason.map(str::to_owned), end_dates };
+    Ok((Drawn::Assigned { draw, need, stock }, fresh))
 }
 
 /// Makes batches of one bank follow one another. Returns how many draws it has had.
@@ -218,22 +244,32 @@ fn lock_bank(connection: &mut PgConnection, terms: &DrawTerms<'_>) -> Result<i32
     draws.ok_or_else(|| Stop::Store(StoreError::Missing { what: format!("bank {}", terms.bank_id) }))
 }
 
-fn find_needers(connection: &mut PgConnection, terms: &DrawTerms<'_>) -> Result<i64, Stop> {
-    connection.batch_execute(NEEDERS)?;
-    if terms.persistent {
-        diesel::sql_query(NEED_WHERE_NOT_KEPT)
-            .bind::<Integer, _>(terms.claim.namespace_id)
-            .bind::<Integer, _>(terms.bank_id)
-            .bind::<Text, _>(terms.hold_channel)
-            .bind::<Date, _>(terms.open_on)
-            .execute(connection)?;
-    } else {
-        diesel::sql_query(EVERYBODY_NEEDS).execute(connection)?;
+fn count(connection: &mut PgConnection, statement: &str) -> QueryResult<i64> {
+    Ok(diesel::sql_query(statement).get_result::<Number>(connection)?.number)
+}
+
+/// Where in the list each part but the first begins, and at last where it is that nothing is left. One more than parts;
+/// where all are served the last is [`END`].
+fn cuts(connection: &mut PgConnection, parts: &[Part], need: u64) -> Result<Vec<i64>, Stop> {
+    let served = parts.last().map_or(0, |part| part.served_before + part.take);
+    let ends = parts.iter().skip(1).map(|part| part.served_before).chain((served < need).then_some(served));
+    let ranks: Vec<i64> = ends.map(|end| i64::try_from(end).unwrap_or(END).saturating_add(1)).collect();
+    let mut cuts = vec![0];
+    if !ranks.is_empty() {
+        let found: Vec<Cut> = diesel::sql_query(CUTS).bind::<Array<BigInt>, _>(&ranks).load(connection)?;
+        cuts.extend(found.into_iter().map(|cut| cut.ordinal));
+        if cuts.len() != ranks.len() + 1 {
+            return Err(StoreError::Missing { what: "customers who need a code".to_owned() }.into());
+        }
     }
-    connection.batch_execute(NEEDERS_FOUND)?;
-    let counted: Taken =
-        diesel::sql_query("SELECT count(*) AS taken, NULL::integer AS last FROM needer").get_result(connection)?;
-    Ok(counted.taken)
+    if served == need {
+        cuts.push(END);
+    }
+    if parts.is_empty() {
+        // Nobody is served: either nobody needs a code, or everybody is left over from the first on.
+        return Ok(vec![if need == 0 { END } else { 0 }]);
+    }
+    Ok(cuts)
 }
 
 fn lots(connection: &mut PgConnection, namespace_id: i32, bank_id: i32, lock: bool) -> QueryResult<Vec<Lot>> {
@@ -257,33 +293,69 @@ fn lots(connection: &mut PgConnection, namespace_id: i32, bank_id: i32, lock: bo
         .collect())
 }
 
-/// Takes one lot's part and moves its counters: past the last code taken, and down by the redeemed ones passed over.
-fn take(connection: &mut PgConnection, terms: &DrawTerms<'_>, draw: i32, part: &Part) -> Result<(), Stop> {
-    let wanted = i64::try_from(part.take).unwrap_or(i64::MAX);
-    let statement = match part.queue {
-        Queue::Returned => TAKE_RETURNED,
-        Queue::Fresh => TAKE,
-    };
-    let given: Taken = diesel::sql_query(statement)
+/// Takes each part from its lot, moves the lots' counters, and writes the assignments. `cuts` are the places in the list at
+/// which the parts begin, and the last one ends.
+fn hand_out(
+    connection: &mut PgConnection,
+    terms: &DrawTerms<'_>,
+    draw: i32,
+    parts: &[Part],
+    cuts: &[i64],
+) -> Result<(), Stop> {
+    connection.batch_execute(GIVEN)?;
+    if parts.is_empty() {
+        return Ok(());
+    }
+    connection.batch_execute(IN_ORDER)?;
+    for ((number, part), customers) in (0..).zip(parts).zip(cuts.windows(2)) {
+        let (from, to) = (customers.first().copied().unwrap_or(END), customers.last().copied().unwrap_or(END));
+        take(connection, terms, (number, part), (from, to))?;
+    }
+    let given = diesel::sql_query(HAND_OUT)
         .bind::<Integer, _>(terms.claim.namespace_id)
         .bind::<Integer, _>(terms.bank_id)
         .bind::<Text, _>(terms.hold_channel)
         .bind::<Integer, _>(draw)
         .bind::<BigInt, _>(terms.claim.id)
+        .execute(connection)?;
+    let promised: u64 = parts.iter().map(|part| part.take).sum();
+    if given as u64 == promised {
+        return Ok(());
+    }
+    Err(Stop::Store(StoreError::Missing { what: format!("{promised} assignments (wrote {given})") }))
+}
+
+/// Takes one lot's part and moves its counters: past the last code taken, and down by the redeemed ones passed over.
+fn take(
+    connection: &mut PgConnection,
+    terms: &DrawTerms<'_>,
+    (number, part): (i32, &Part),
+    (from, to): (i64, i64),
+) -> Result<(), Stop> {
+    let taken = diesel::sql_query(fill(part.queue, part.redeemed > 0))
+        .bind::<Integer, _>(terms.claim.namespace_id)
+        .bind::<Integer, _>(terms.bank_id)
         .bind::<Integer, _>(part.lot_id)
         .bind::<Integer, _>(part.next)
         .bind::<BigInt, _>(part.reach())
-        .bind::<BigInt, _>(i64::try_from(part.served_before).unwrap_or(i64::MAX))
-        .bind::<BigInt, _>(wanted)
-        .get_result(connection)?;
+        .bind::<Integer, _>(number)
+        .bind::<BigInt, _>(from)
+        .bind::<BigInt, _>(to)
+        .execute(connection)?;
     let differs = || {
-        let (lot, found) = (part.lot_id, given.taken);
+        let (lot, wanted) = (part.lot_id, part.take);
         Stop::Store(StoreError::Missing {
-            what: format!("the {wanted} codes that the counters of lot {lot} promise (found {found})"),
+            what: format!("the {wanted} codes that the counters of lot {lot} promise (found {taken})"),
         })
     };
-    let last = given.last.filter(|_| given.taken == wanted).ok_or_else(differs)?;
-    let passed = i64::from(last) + 1 - i64::from(part.next) - given.taken;
+    if taken as u64 != part.take {
+        return Err(differs());
+    }
+    let last = diesel::sql_query("SELECT max(place)::bigint AS number FROM given WHERE part = $1")
+        .bind::<Integer, _>(number)
+        .get_result::<Number>(connection)?;
+    let next = i32::try_from(last.number + 1).map_err(|_| differs())?;
+    let passed = i64::from(next) - i64::from(part.next) - i64::try_from(part.take).unwrap_or(i64::MAX);
     let redeemed = i32::try_from(i64::from(part.redeemed) - passed).ok().filter(|left| *left >= 0);
     let redeemed = redeemed.ok_or_else(differs)?;
     let row = diesel::update(
@@ -294,9 +366,9 @@ fn take(connection: &mut PgConnection, terms: &DrawTerms<'_>, draw: i32, part: &
     );
     match part.queue {
         Queue::Returned => {
-            row.set((lot::next_return.eq(last + 1), lot::returns_redeemed.eq(redeemed))).execute(connection)?
+            row.set((lot::next_return.eq(next), lot::returns_redeemed.eq(redeemed))).execute(connection)?
         }
-        Queue::Fresh => row.set((lot::next_seq.eq(last + 1), lot::redeemed_ahead.eq(redeemed))).execute(connection)?,
+        Queue::Fresh => row.set((lot::next_seq.eq(next), lot::redeemed_ahead.eq(redeemed))).execute(connection)?,
     };
     Ok(())
 }
@@ -306,19 +378,19 @@ fn leave_over(
     connection: &mut PgConnection,
     terms: &DrawTerms<'_>,
     reason: &str,
-    need: i64,
-    stock: i64,
+    from: i64,
+    expected: i64,
 ) -> Result<(), Stop> {
-    let noted: Taken = diesel::sql_query(LEFT_OVER)
+    let noted = diesel::sql_query(LEFT_OVER)
         .bind::<Integer, _>(terms.claim.namespace_id)
         .bind::<BigInt, _>(terms.claim.id)
         .bind::<Text, _>(reason)
-        .bind::<BigInt, _>(stock)
-        .get_result(connection)?;
-    if noted.taken == need - stock {
+        .bind::<BigInt, _>(from)
+        .execute(connection)?;
+    if i64::try_from(noted) == Ok(expected) {
         return Ok(());
     }
-    Err(Stop::Store(StoreError::Missing { what: format!("{} of the customers without a code", need - stock) }))
+    Err(Stop::Store(StoreError::Missing { what: format!("{expected} customers without a code") }))
 }
 
 /// Due or waiting to assigned, if the claim still holds.

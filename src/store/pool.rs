@@ -1,12 +1,13 @@
 //! Connections to the store.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use diesel::Connection as _;
 use diesel::pg::PgConnection;
-use diesel::r2d2::{ConnectionManager, Pool, PooledConnection};
+use diesel::r2d2::{ConnectionManager, HandleError, Pool, PooledConnection};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_migrations::MigrationHarness as _;
 
@@ -47,6 +48,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether no connection is to be had. The store has said so in the log: once, until it answers again.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+
     /// Whether the same call may succeed later without anybody acting: connection lost, server starting or read-only,
     /// deadlock, time-out.
     #[must_use]
@@ -99,6 +106,18 @@ impl<E: From<StoreError>> Ended<E> {
 pub struct Store {
     pool: Pool<ConnectionManager<PgConnection>>,
     namespaces: Arc<RwLock<BTreeMap<Name, i32>>>,
+    /// Whether somebody got no connection since the last who did: what is said of that is said once.
+    is_away: Arc<AtomicBool>,
+}
+
+/// What single connections fail with while the server restarts is no news: who gets none in the end says so.
+#[derive(Debug)]
+struct Quiet;
+
+impl HandleError<diesel::r2d2::Error> for Quiet {
+    fn handle_error(&self, error: diesel::r2d2::Error) {
+        tracing::debug!(%error, "a connection to the store failed");
+    }
 }
 
 impl std::fmt::Debug for Store {
@@ -117,9 +136,10 @@ impl Store {
             .max_size(connections)
             .min_idle(Some(1))
             .connection_timeout(Duration::from_secs(10))
+            .error_handler(Box::new(Quiet))
             .build(ConnectionManager::new(url))
             .map_err(StoreError::Unavailable)?;
-        Ok(Self { pool, namespaces: Arc::default() })
+        Ok(Self { pool, namespaces: Arc::default(), is_away: Arc::default() })
     }
 
     /// A connection, waiting for a free one.
@@ -127,7 +147,20 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unavailable`]
     pub fn connection(&self) -> Result<Connection, StoreError> {
-        self.pool.get().map_err(StoreError::Unavailable)
+        match self.pool.get() {
+            Ok(connection) => {
+                if self.is_away.swap(false, Ordering::Relaxed) {
+                    tracing::info!("The store answers again");
+                }
+                Ok(connection)
+            }
+            Err(error) => {
+                if !self.is_away.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "The store does not answer; what needs it waits or is refused until it does");
+                }
+                Err(StoreError::Unavailable(error))
+            }
+        }
     }
 
     /// Runs `work` in one transaction: committed when it returns `Ok`, rolled back on `Err`.

@@ -262,6 +262,7 @@ impl Store {
             .set((
                 upload::state.eq(to.state()),
                 upload::bytes.eq(completed.bytes),
+                upload::written_at.eq(completed.at),
                 upload::modified_at.eq(completed.modified_at),
                 upload::received_at.eq(received.map(|(at, _)| at)),
                 upload::business_date.eq(received.map(|(_, date)| date)),
@@ -272,7 +273,19 @@ impl Store {
         Ok(row.is_some())
     }
 
-    /// `receiving` -> `partial` (or `removed`, when it is not worth keeping). False: another session has it now.
+    /// Whether upload `id` was removed or purged; `None`: there is no such row.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn is_upload_gone(&self, namespace_id: i32, id: i64) -> Result<Option<bool>, StoreError> {
+        Ok(upload::table
+            .filter(upload::namespace_id.eq(namespace_id).and(upload::id.eq(id)))
+            .select(upload::state.eq_any(GONE))
+            .first(&mut self.connection()?)
+            .optional()?)
+    }
+
+    /// `receiving` -> `partial` (or `removed`, when it is not worth keeping): the session ended at `at`. False: another session has it now.
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
@@ -280,13 +293,17 @@ impl Store {
         &self,
         namespace_id: i32,
         (id, session): (i64, &str),
-        bytes: i64,
-        keep: bool,
+        (bytes, keep): (i64, bool),
+        at: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
         let row: Option<i64> = diesel::update(upload::table)
             .filter(upload::namespace_id.eq(namespace_id).and(upload::id.eq(id)))
             .filter(upload::state.eq(Stage::Receiving.state()).and(upload::session.eq(session)))
-            .set((upload::state.eq(if keep { "partial" } else { "removed" }), upload::bytes.eq(bytes)))
+            .set((
+                upload::state.eq(if keep { "partial" } else { "removed" }),
+                upload::bytes.eq(bytes),
+                upload::written_at.eq(at),
+            ))
             .returning(upload::id)
             .get_result(&mut self.connection()?)
             .optional()?;
@@ -388,7 +405,7 @@ impl Store {
         Ok(rows.into_iter().map(Sent::from).collect())
     }
 
-    /// `partial` and `awaiting_rename` from before `cutoff` -> `purged`; their ids.
+    /// `partial` and `awaiting_rename` that nobody has written since `cutoff` -> `purged`; their ids.
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
@@ -397,20 +414,20 @@ impl Store {
             .filter(upload::namespace_id.eq(namespace_id))
             .filter(upload::state.eq_any(["partial", "awaiting_rename"]))
             .filter(upload::created_at.lt(cutoff))
+            .filter(upload::written_at.is_null().or(upload::written_at.lt(cutoff).assume_not_null()))
             .set(upload::state.eq("purged"))
             .returning(upload::id)
             .get_results(&mut self.connection()?)?)
     }
 
-    /// Which of `ids` are uploads whose file must stay: everything but removed and purged ones.
+    /// Those of `ids` that are uploads, and whether their file must stay: every state but removed and purged, which last.
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.
-    pub fn uploads_with_a_file(&self, namespace_id: i32, ids: &[i64]) -> Result<BTreeSet<i64>, StoreError> {
-        let rows: Vec<i64> = upload::table
+    pub fn keep_their_files(&self, namespace_id: i32, ids: &[i64]) -> Result<BTreeMap<i64, bool>, StoreError> {
+        let rows: Vec<(i64, bool)> = upload::table
             .filter(upload::namespace_id.eq(namespace_id).and(upload::id.eq_any(ids)))
-            .filter(upload::state.ne_all(["removed", "purged"]))
-            .select(upload::id)
+            .select((upload::id, upload::state.ne_all(["removed", "purged"])))
             .load(&mut self.connection()?)?;
         Ok(rows.into_iter().collect())
     }

@@ -1,6 +1,8 @@
 //! A batch's recipients in a temporary table of one connection: loaded once, drawn for, then read back with what each got.
 //!
-//! Nothing of it outlives the connection's use: a list that is needed again is loaded again.
+//! After a draw what everyone got lies in the draw's own temporary tables, and nothing is joined again. In a later run, after
+//! a crash, it is found in the record; both give the same. Nothing of it outlives the connection's use: a list that is
+//! needed again is loaded again.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -12,7 +14,9 @@ use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::{BigInt, Date, Integer, Nullable, SmallInt, Text};
 
-use super::copy::{Rows, escape};
+use super::copy::{Rows, write_row};
+use super::draw::Fresh;
+use super::run::{Run, RunRow};
 use super::{Connection, Store, StoreError};
 
 mod table {
@@ -30,25 +34,31 @@ use table::recipient;
 const PREPARE: &str = "
 SET work_mem = '128MB';
 SET jit = off;
-DROP TABLE IF EXISTS pg_temp.recipient;
+DROP TABLE IF EXISTS pg_temp.recipient, pg_temp.held, pg_temp.repeated, pg_temp.given;
 CREATE TEMPORARY TABLE recipient (ordinal bigint NOT NULL, customer text COLLATE \"C\" NOT NULL);";
 
-const CLEAN_UP: &str = "DROP TABLE IF EXISTS pg_temp.recipient; RESET work_mem; RESET jit; RESET enable_nestloop;";
+const CLEAN_UP: &str = "
+DROP TABLE IF EXISTS pg_temp.recipient, pg_temp.held, pg_temp.repeated, pg_temp.given;
+RESET work_mem; RESET jit; RESET enable_nestloop;";
 
 /// From here on a list is joined as a whole. Right after a large upload the planner may still take the bank for a handful
 /// of codes, and would look each customer up in it one by one, for hours.
-const LARGE_LIST: usize = 10_000;
+const LARGE_LIST: i64 = 10_000;
 
 /// A connection that holds one batch's recipients.
 pub struct Recipients {
     pub(super) connection: Connection,
+    /// Rows of the list.
+    pub(super) listed: i64,
+    /// What the draw left to read, if it was made in this run.
+    pub(super) fresh: Option<Box<Fresh>>,
 }
 
-/// Takes recipients in the list's order.
+/// Takes recipients in the list's order, and hands them on in runs that are sorted by customer.
 pub struct Sink<'a> {
     copy: &'a mut dyn Write,
-    rows: Vec<u8>,
-    next: i64,
+    run: Run,
+    next: u64,
     failed: Option<io::Error>,
 }
 
@@ -58,14 +68,15 @@ const ROWS_BYTES: usize = 64 * 1024;
 impl Sink<'_> {
     /// Adds the next recipient. Breaks when the store takes no more.
     pub fn add(&mut self, customer: &str) -> ControlFlow<()> {
-        write_row(&mut self.rows, self.next, customer);
+        self.run.push(RunRow { number: self.next, group: 0, text: customer });
         self.next += 1;
-        if self.rows.len() < ROWS_BYTES { ControlFlow::Continue(()) } else { self.hand_over() }
+        if self.run.is_full() { self.hand_over() } else { ControlFlow::Continue(()) }
     }
 
     fn hand_over(&mut self) -> ControlFlow<()> {
-        let written = self.copy.write_all(&self.rows);
-        self.rows.clear();
+        self.run.sort();
+        let written = copy_run(&self.run, self.copy);
+        self.run.clear();
         match written {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
@@ -76,12 +87,16 @@ impl Sink<'_> {
     }
 }
 
-/// One row in COPY's text form.
-fn write_row(rows: &mut Vec<u8>, ordinal: i64, customer: &str) {
-    rows.extend_from_slice(ordinal.to_string().as_bytes());
-    rows.push(b'\t');
-    escape(customer.as_bytes(), rows);
-    rows.push(b'\n');
+fn copy_run(run: &Run, copy: &mut dyn Write) -> io::Result<()> {
+    let mut rows = Vec::with_capacity(ROWS_BYTES + 1024);
+    for row in run.rows() {
+        write_row(i64::try_from(row.number).unwrap_or(i64::MAX), row.text, &mut rows)?;
+        if rows.len() >= ROWS_BYTES {
+            copy.write_all(&rows)?;
+            rows.clear();
+        }
+    }
+    copy.write_all(&rows)
 }
 
 /// The list broke off, or the connection did.
@@ -97,26 +112,74 @@ impl From<StoreError> for LoadStopped {
 }
 
 /// What one recipient got, in the list's order.
-#[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Got {
     /// Its place in the list, from 0, counting accepted rows.
-    #[diesel(sql_type = BigInt)]
     pub ordinal: i64,
-    /// The draw of the code held; equal to the batch's own draw: a code of this batch.
-    #[diesel(sql_type = Nullable<Integer>)]
-    pub draw: Option<i32>,
-    /// The outcome stored with the code.
-    #[diesel(sql_type = Nullable<SmallInt>)]
-    pub outcome: Option<i16>,
-    /// The code.
-    #[diesel(sql_type = Nullable<Text>)]
-    pub code: Option<String>,
-    /// The end date of the code's lot.
-    #[diesel(sql_type = Nullable<Date>)]
-    pub end_date: Option<NaiveDate>,
+    /// The code; `None`: no code of the bank.
+    pub code: Option<GotCode>,
     /// Why the customer got no code of the bank.
-    #[diesel(sql_type = Nullable<Text>)]
     pub reason: Option<String>,
+}
+
+/// A code that a recipient got or kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GotCode {
+    /// The code.
+    pub code: String,
+    /// The end date of its lot.
+    pub end_date: Option<NaiveDate>,
+    /// The outcome stored with it, where this batch assigned it; `None`: it was kept.
+    pub outcome: Option<i16>,
+}
+
+/// A row of [`RECORDED`].
+#[derive(QueryableByName)]
+struct RecordedRow {
+    #[diesel(sql_type = BigInt)]
+    ordinal: i64,
+    #[diesel(sql_type = Nullable<Integer>)]
+    draw: Option<i32>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    outcome: Option<i16>,
+    #[diesel(sql_type = Nullable<Text>)]
+    code: Option<String>,
+    #[diesel(sql_type = Nullable<Date>)]
+    end_date: Option<NaiveDate>,
+    #[diesel(sql_type = Nullable<Text>)]
+    reason: Option<String>,
+}
+
+impl RecordedRow {
+    fn got(self, own_draw: i32) -> Got {
+        let (draw, end_date) = (self.draw, self.end_date);
+        let outcome = self.outcome.filter(|_| draw == Some(own_draw));
+        let code = self.code.map(|code| GotCode { code, end_date, outcome });
+        Got { ordinal: self.ordinal, code, reason: self.reason }
+    }
+}
+
+/// A row of [`fresh`].
+#[derive(QueryableByName)]
+struct FreshRow {
+    #[diesel(sql_type = BigInt)]
+    ordinal: i64,
+    #[diesel(sql_type = SmallInt)]
+    outcome: i16,
+    #[diesel(sql_type = Nullable<Integer>)]
+    lot_id: Option<i32>,
+    #[diesel(sql_type = Nullable<Text>)]
+    code: Option<String>,
+}
+
+impl FreshRow {
+    fn got(self, fresh: &Fresh) -> Got {
+        let outcome = Some(self.outcome).filter(|outcome| *outcome > 0);
+        let end_date = self.lot_id.and_then(|lot| fresh.end_dates.get(&lot).copied()).flatten();
+        let reason = if self.code.is_none() { fresh.reason.clone() } else { None };
+        let code = self.code.map(|code| GotCode { code, end_date, outcome });
+        Got { ordinal: self.ordinal, code, reason }
+    }
 }
 
 /// Which batch's results to read.
@@ -137,7 +200,7 @@ pub struct Recorded<'a> {
 }
 
 /// The distributed tables stand in subqueries, which Citus plans apart and PostgreSQL flattens.
-const GOT: &str = "
+const RECORDED: &str = "
 SELECT DISTINCT ON (r.ordinal) r.ordinal, a.draw, a.outcome, a.code, l.end_date, u.reason
 FROM recipient r
 LEFT JOIN (SELECT s.customer, s.draw, s.outcome, s.code, s.lot_id FROM assignment s
@@ -148,6 +211,26 @@ LEFT JOIN (SELECT n.customer, n.reason FROM unassigned n WHERE n.namespace_id = 
     ON u.customer = r.customer
 ORDER BY r.ordinal, a.draw DESC";
 
+/// What everyone got, out of the draw's own tables: kept codes, new ones, and who is left over from $1 on.
+fn fresh(repeated: bool) -> String {
+    let got = "
+    SELECT h.ordinal, h.customer, h.outcome, h.lot_id, h.code FROM held h WHERE h.outcome = 0
+    UNION ALL
+    SELECT v.ordinal, v.customer, v.outcome, v.lot_id, v.code FROM given v
+    UNION ALL
+    SELECT h.ordinal, h.customer, h.outcome, NULL, NULL FROM held h WHERE h.outcome > 0 AND h.ordinal >= $1";
+    if !repeated {
+        return format!("SELECT g.ordinal, g.outcome, g.lot_id, g.code FROM ({got}) g ORDER BY g.ordinal");
+    }
+    format!(
+        "WITH g AS MATERIALIZED ({got}) \
+         SELECT g.ordinal, g.outcome, g.lot_id, g.code FROM g \
+         UNION ALL \
+         SELECT p.ordinal, g.outcome, g.lot_id, g.code FROM repeated p JOIN g ON g.customer = p.customer \
+         ORDER BY ordinal"
+    )
+}
+
 impl Store {
     /// A connection with an empty table for one batch's recipients.
     ///
@@ -156,7 +239,7 @@ impl Store {
     pub fn recipients(&self) -> Result<Recipients, StoreError> {
         let mut connection = self.connection()?;
         connection.batch_execute(PREPARE)?;
-        Ok(Recipients { connection })
+        Ok(Recipients { connection, listed: 0, fresh: None })
     }
 }
 
@@ -167,7 +250,7 @@ impl Recipients {
     /// Any [`StoreError`] of the copy.
     pub fn load(&mut self, fill: impl FnOnce(&mut Sink<'_>) -> ControlFlow<()>) -> Result<bool, StoreError> {
         let rows = Rows::new(|copy: &mut dyn Write| {
-            let mut sink = Sink { copy, rows: Vec::new(), next: 0, failed: None };
+            let mut sink = Sink { copy, run: Run::default(), next: 0, failed: None };
             let mut ended = fill(&mut sink);
             if ended.is_continue() {
                 ended = sink.hand_over();
@@ -181,17 +264,22 @@ impl Recipients {
         let copied = diesel::copy_from(recipient::table)
             .from_raw_data((recipient::ordinal, recipient::customer), |copy: &mut dyn Write| rows.feed(copy))
             .execute(&mut *self.connection);
-        let loaded = copied.as_ref().copied().unwrap_or_default();
+        self.listed = copied.as_ref().ok().and_then(|rows| i64::try_from(*rows).ok()).unwrap_or_default();
         match rows.end(copied) {
             Ok(()) => {}
             Err(LoadStopped::Broken) => return Ok(false),
             Err(LoadStopped::Store(error)) => return Err(error),
         }
         self.connection.batch_execute("ANALYZE pg_temp.recipient")?;
-        if loaded > LARGE_LIST {
+        if self.is_large() {
             self.connection.batch_execute("SET enable_nestloop = off")?;
         }
         Ok(true)
+    }
+
+    /// Whether the list is joined as a whole.
+    pub(super) fn is_large(&self) -> bool {
+        self.listed > LARGE_LIST
     }
 
     /// Reads what everyone got, in the list's order, one row at a time: memory stays flat.
@@ -201,17 +289,24 @@ impl Recipients {
     pub fn got(
         &mut self,
         recorded: &Recorded<'_>,
-    ) -> Result<impl Iterator<Item = Result<Got, StoreError>> + use<'_>, StoreError> {
+    ) -> Result<Box<dyn Iterator<Item = Result<Got, StoreError>> + '_>, StoreError> {
+        if let Some(drawn) = &self.fresh {
+            let rows = diesel::sql_query(fresh(drawn.repeated > 0))
+                .bind::<BigInt, _>(drawn.left_over_from)
+                .load_iter::<FreshRow, PgRowByRowLoadingMode>(&mut *self.connection)?;
+            return Ok(Box::new(rows.map(move |row| Ok(row?.got(drawn)))));
+        }
         let oldest = if recorded.persistent { 0 } else { recorded.draw };
-        Ok(diesel::sql_query(GOT)
+        let own_draw = recorded.draw;
+        let rows = diesel::sql_query(RECORDED)
             .bind::<Integer, _>(recorded.namespace_id)
             .bind::<Integer, _>(recorded.bank_id)
             .bind::<Text, _>(recorded.hold_channel.to_owned())
             .bind::<Integer, _>(oldest)
             .bind::<Integer, _>(recorded.draw)
             .bind::<BigInt, _>(recorded.batch_id)
-            .load_iter::<Got, PgRowByRowLoadingMode>(&mut *self.connection)?
-            .map(|got| got.map_err(StoreError::from)))
+            .load_iter::<RecordedRow, PgRowByRowLoadingMode>(&mut *self.connection)?;
+        Ok(Box::new(rows.map(move |row| Ok(row?.got(own_draw)))))
     }
 }
 
@@ -229,27 +324,5 @@ impl Drop for Recipients {
 impl std::fmt::Debug for Recipients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Recipients").finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(customer: &str, expected: &str) {
-        let mut copy = Vec::new();
-        write_row(&mut copy, 3, customer);
-        assert_eq!(String::from_utf8(copy).unwrap(), format!("3\t{expected}\n"));
-    }
-
-    #[test]
-    fn copy_rows() {
-        check("c1", "c1");
-        check("", "");
-        check("a\\b", "a\\\\b");
-        check("\\N", "\\\\N");
-        check("a\\\\", "a\\\\\\\\");
-        check("a\tb\nc\r", "a\\tb\\nc\\r");
     }
 }

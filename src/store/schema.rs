@@ -94,6 +94,7 @@ diesel::table! {
         bytes -> Int8,
         modified_at -> Nullable<Timestamptz>,
         created_at -> Timestamptz,
+        written_at -> Nullable<Timestamptz>,
         received_at -> Nullable<Timestamptz>,
         fence -> Int8,
         lease_until -> Nullable<Timestamptz>,

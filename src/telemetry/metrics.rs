@@ -41,6 +41,7 @@ pub struct Metrics {
     received: Counter,
     sent: Counter,
     auth_failures: Family<MethodLabels, Counter>,
+    local_files_left: Family<NamespaceLabels, Gauge>,
 }
 
 impl fmt::Debug for Metrics {
@@ -66,6 +67,11 @@ struct KindLabels {
 struct OutcomeLabels {
     namespace: String,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NamespaceLabels {
+    namespace: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -98,6 +104,7 @@ impl Metrics {
             received: counted(of, "sftp_received_bytes", "Bytes that SFTP clients sent"),
             sent: counted(of, "sftp_sent_bytes", "Bytes that SFTP clients took"),
             auth_failures: counted(of, "auth_failures", "Failed attempts to log in, by method"),
+            local_files_left: counted(of, "local_files_left", "Files put into inbound directories that are not taken"),
             registry: Arc::default(),
         };
         registry.register_collector(Box::new(Stock(Box::new(stock))));
@@ -148,6 +155,12 @@ impl Metrics {
     /// An attempt to log in failed: `publickey`, `password`.
     pub fn auth_failure(&self, method: &'static str) {
         self.auth_failures.get_or_create(&MethodLabels { method }).inc();
+    }
+
+    /// So many local files lie in a namespace's inbound directories and are not taken.
+    pub fn local_files_left(&self, namespace: &Name, files: usize) {
+        let labels = NamespaceLabels { namespace: namespace.to_string() };
+        self.local_files_left.get_or_create(&labels).set(i64::try_from(files).unwrap_or(i64::MAX));
     }
 
     /// Everything as OpenMetrics text. Blocks as long as the stock is asked for.
@@ -219,6 +232,7 @@ mod tests {
         metrics.received(5);
         metrics.sent(6);
         metrics.auth_failure("publickey");
+        metrics.local_files_left(&name("acme"), 2);
         let first = metrics.session();
         let second = metrics.clone().session();
         drop(first);
@@ -230,6 +244,7 @@ mod tests {
             "coupond_batches_total{namespace=\"acme\",outcome=\"exported\"} 1",
             "coupond_codes_assigned_total{namespace=\"acme\",outcome=\"new\"} 12",
             "coupond_sftp_sessions_opened_total 2",
+            "coupond_local_files_left{namespace=\"acme\"} 2",
             "coupond_sftp_sessions 1",
             "coupond_sftp_received_bytes_total 5",
             "coupond_sftp_sent_bytes_total 6",

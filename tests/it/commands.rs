@@ -47,6 +47,26 @@ fn check_says_file_and_line() {
 }
 
 #[test]
+fn check_looks_into_the_keys_that_are_named() {
+    let daemon = Daemon::prepare(&[("acme", ACME)]);
+    daemon.write("bad.key", "nonsense\n");
+    let main = std::fs::read_to_string(daemon.path("coupond.toml")).unwrap();
+    daemon.write("coupond.toml", &main.replace("[http]", "host_keys = [\"bad.key\"]\n[http]"));
+    let (code, out, err) = said(&daemon.command(&["check"]));
+    assert_eq!((code, out.as_str()), (Some(78), ""));
+    assert!(err.contains("bad.key") && err.matches("because").count() == 1, "{err}");
+    assert_eq!(said(&daemon.command(&["serve"])).0, Some(78));
+    daemon.write("coupond.toml", &format!("{main}[openpgp]\nsecret_keys = [\"bad.key\"]\n"));
+    assert_eq!(said(&daemon.command(&["check"])).0, Some(78));
+    // The daemon runs without a client's certificate: only its files fail.
+    daemon.write("coupond.toml", &main);
+    daemon.configure("acme", &format!("{ACME}[openpgp]\nsigners = [\"../bad.key\"]\n"));
+    let (code, out, _) = said(&daemon.command(&["check"]));
+    assert_eq!(code, Some(0));
+    assert!(out.contains("\nnote: failed to read ") && out.contains("it is not an OpenPGP certificate"), "{out}");
+}
+
+#[test]
 fn help_and_wrong_usage() {
     let (code, out, _) = said(&run(Command::new(PROGRAM).arg("--help"), ""));
     assert_eq!(code, Some(0));

@@ -36,13 +36,13 @@ when_short = "partial"
 "#;
 
 /// Runs `one` for every name, four at a time, each on a thread that outlives its daemon.
-fn each(names: &[&str], one: impl Fn(&str) + Sync) {
+fn each<N: AsRef<str> + Clone + Send>(names: &[N], one: impl Fn(&str) + Sync) {
     let waiting = Mutex::new(names.to_vec());
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 while let Some(name) = { waiting.lock().unwrap().pop() } {
-                    one(name);
+                    one(name.as_ref());
                 }
             });
         }
@@ -187,6 +187,141 @@ fn while_a_close_is_not_answered() {
         let expected: &[&str] = if point == "reception::synced" { &["applied"] } else { &["applied", "duplicate"] };
         assert_eq!(states, expected, "{point}");
         assert_eq!(daemon.count("SELECT count(*) FROM coupon"), 2, "{point}");
+        daemon.verify_whole("acme");
+    });
+}
+
+/// A step of a reception that the daemon dies at, the commands that bring it there, and what the uploads are once the
+/// client has sent its file again.
+struct Death<'a> {
+    point: &'a str,
+    /// What is there already, from a session that was cut off before.
+    before: Option<&'a str>,
+    commands: &'a [&'a str],
+    states: &'a [&'a str],
+}
+
+const PUT: &str = "put codes.csv /coupons/spring26/codes.csv";
+const PUT_PART: &str = "put codes.csv /coupons/spring26/codes.csv.part";
+const RENAME: &str = "rename /coupons/spring26/codes.csv.part /coupons/spring26/codes.csv";
+
+#[test]
+fn between_the_durable_steps_of_a_reception() {
+    let death = |point, commands, states| Death { point, before: None, commands, states };
+    let resumed = |point, commands| Death { point, before: Some("reception::synced"), commands, states: &["applied"] };
+    let deaths = [
+        death("reception::begun", &[PUT], &["removed", "applied"]),
+        death("reception::placed", &[PUT], &["applied"]),
+        death("reception::data-synced", &[PUT], &["applied"]),
+        death("reception::synced", &[PUT], &["applied"]),
+        death("reception::committed", &[PUT], &["applied", "duplicate"]),
+        resumed("reception::resumed", &[PUT]),
+        resumed("reception::resumed", &["reput more.csv /coupons/spring26/codes.csv"]),
+        resumed("reception::synced", &["reput more.csv /coupons/spring26/codes.csv"]),
+        // Nobody has renamed it: it is kept, and is not what was sent again.
+        death("reception::committed", &[PUT_PART], &["awaiting_rename", "applied"]),
+        death("reception::renamed", &[PUT_PART, RENAME], &["applied", "duplicate"]),
+        death("reception::removed", &[PUT_PART, "rm /coupons/spring26/codes.csv.part"], &["removed", "applied"]),
+    ];
+    each(&(0..deaths.len()).map(|place| place.to_string()).collect::<Vec<_>>(), |place| {
+        dies_and_comes_back(&deaths[place.parse::<usize>().unwrap()]);
+    });
+}
+
+#[track_caller]
+fn dies_and_comes_back(death: &Death<'_>) {
+    let Death { point, before, commands, states } = death;
+    let mut daemon = Daemon::prepare(&[("acme", ACME)]);
+    let feed = daemon.client("acme-feed");
+    feed.write("codes.csv", "A1\nA2\n");
+    feed.write("more.csv", "A1\nA2\nA3\n");
+    let mut dies_at = |point: &str, commands: &[&str]| {
+        daemon.spawn(&format!("{point}=return"));
+        daemon.wait_ready();
+        assert!(!feed.run(commands).ok, "{point} {commands:?}: nobody said OK");
+        assert_eq!(daemon.wait_ended().signal(), Some(6), "{point} {commands:?}");
+    };
+    if let Some(before) = before {
+        dies_at(before, &[PUT]);
+    }
+    dies_at(point, commands);
+
+    daemon.start();
+    let root = daemon.namespace("acme").join(".spool/incoming");
+    for row in daemon.rows("SELECT id, state, bytes FROM upload WHERE state IN ('partial', 'awaiting_rename')") {
+        let there = std::fs::metadata(root.join(row["id"].to_string())).unwrap().len();
+        assert_eq!(row["bytes"].as_u64(), Some(there), "{point}: {row}");
+    }
+    assert_eq!(daemon.count("SELECT count(*) FROM upload WHERE state = 'receiving'"), 0, "{point}");
+    feed.does(&[PUT]);
+    daemon.wait_idle();
+    let rows = daemon.rows("SELECT state FROM upload ORDER BY id");
+    let found: Vec<&str> = rows.iter().map(|row| row["state"].as_str().unwrap()).collect();
+    assert_eq!(&found, states, "{point} {commands:?}");
+    assert_eq!(daemon.count("SELECT count(*) FROM coupon"), 2, "{point} {commands:?}");
+    daemon.verify_whole("acme");
+}
+
+#[test]
+fn between_the_durable_steps_of_a_local_file() {
+    each(&["drops::begun", "drops::moved"], |point| {
+        let mut daemon = Daemon::prepare(&[("acme", ACME)]);
+        daemon.spawn(&format!("{point}=return"));
+        daemon.wait_ready();
+        let dropped = daemon.namespace("acme").join("coupons/spring26/codes.csv");
+        std::fs::write(&dropped, "A1\nA2\n").unwrap();
+        assert_eq!(daemon.wait_ended().signal(), Some(6), "{point}");
+        daemon.start();
+        assert_eq!(daemon.client("acme-feed").report("codes.csv")["status"], "applied", "{point}");
+        daemon.wait_idle();
+        assert!(!dropped.exists(), "{point}");
+        assert_eq!(daemon.count("SELECT count(*) FROM upload WHERE state <> 'removed'"), 1, "{point}");
+        assert_eq!(daemon.count("SELECT count(*) FROM coupon"), 2, "{point}");
+        daemon.verify_whole("acme");
+    });
+}
+
+#[test]
+fn between_the_durable_steps_of_a_not_sent_list_and_of_corrections() {
+    let points = [
+        "inbound-claimed",
+        "inbound-before-commit",
+        "inbound-committed",
+        "inbound-published",
+        "outbound-corrections-published",
+    ];
+    each(&points, |point| {
+        let mut daemon = Daemon::prepare(&[("acme", ACME)]);
+        daemon.start();
+        let (feed, mail) = (daemon.client("acme-feed"), daemon.client("acme-mail"));
+        feed.send("codes.csv", "A1\nA2\nA3\n", "/coupons/shipping");
+        mail.put("list.csv", "customer_id\nc1\nc2\nc3\n", "/recipients/texts");
+        let collected = mail.collect("texts", "list");
+        let batch = collected.manifest["batch"].as_i64().unwrap();
+        assert!(daemon.stop().success());
+        daemon.spawn(&format!("{point}=return"));
+        daemon.wait_ready();
+        let not_sent = format!("list.{batch}.not-sent.csv");
+        if point == "outbound-corrections-published" {
+            mail.send(&not_sent, "customer_id\nc1\n", "/recipients/texts");
+            feed.put("used.csv", collected.code("c2"), "/redemptions");
+            assert_eq!(daemon.wait_ended().signal(), Some(6), "{point}");
+        } else {
+            put_and_abort(&mut daemon, &mail, (&not_sent, "customer_id\nc1\n", "/recipients/texts"), point);
+        }
+        daemon.start();
+        let report = mail.report(&not_sent);
+        assert_eq!((&report["status"], &report["rows"]["accepted"]), (&"applied".into(), &1.into()), "{point}");
+        feed.put("used-again.csv", format!("{}\n", collected.code("c2")), "/redemptions");
+        let corrections = mail.wait_for("/assignments/texts", &format!("list.{batch}."), ".corrections.csv");
+        until("the corrections are recorded", || {
+            (daemon.count("SELECT sum(corrections) FROM batch") == 1).then_some(())
+        });
+        let listed = mail.get(&format!("/assignments/texts/{corrections}"));
+        assert_eq!(String::from_utf8(listed).unwrap().lines().count(), 2, "{point}: c2 once");
+        daemon.wait_idle();
+        assert_eq!(daemon.count("SELECT count(*) FROM returned"), 1, "{point}: it came back once");
+        assert_eq!(daemon.count("SELECT returns - next_return FROM lot"), 1, "{point}");
         daemon.verify_whole("acme");
     });
 }

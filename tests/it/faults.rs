@@ -13,6 +13,8 @@ use coupond::outbound::{KeyedDoors, Outbound};
 use coupond::spool::{Intent, Place, Reception, Sender};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::harness::daemon::Daemon;
+use crate::harness::until;
 use crate::harness::workshop::{Workshop, acme};
 
 const ACME: &str = r#"
@@ -33,7 +35,7 @@ fn a_local_file_that_cannot_be_taken_holds_up_no_other() {
     fs::write(drop_directory.join("b.csv"), "B1\n").unwrap();
     // Nothing can be moved over a directory, not even by root.
     fs::create_dir(shop.layout().incoming_file(1)).unwrap();
-    let mut drops = LocalDrops::default();
+    let mut drops = LocalDrops::new(shop.inbound.metrics.clone());
     let mut look = || {
         shop.wait(TimeDelta::seconds(11));
         drops.take_ready(&shop.store, &settings, shop.clock.now()).unwrap()
@@ -46,6 +48,43 @@ fn a_local_file_that_cannot_be_taken_holds_up_no_other() {
     assert_eq!(shop.remaining("spring26"), 2);
     let namespace = shop.store.namespace_id(&acme()).unwrap();
     assert_eq!(shop.store.unfinished_drops(namespace).unwrap(), Vec::<i64>::new(), "no try leaves a row");
+}
+
+#[test]
+fn a_local_file_that_is_never_taken_is_said_once_and_counted() {
+    let daemon = Daemon::serve(&[("acme", ACME)]);
+    let root = daemon.namespace("acme");
+    fs::write(root.join("recipients/list.csv"), "customer_id\nc1\n").unwrap();
+    fs::write(root.join("redemptions").join(format!("{}\n.csv", "n".repeat(60))), "A1\n").unwrap();
+    let metric = |files: u32| {
+        let shown = format!("coupond_local_files_left{{namespace=\"acme\"}} {files}\n");
+        until(&shown, || daemon.http("/metrics")?.1.contains(&shown).then_some(()));
+    };
+    metric(2);
+    fs::remove_file(root.join("recipients/list.csv")).unwrap();
+    metric(1);
+    let log = daemon.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("never takes it")).collect();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told.iter().all(|line| line.contains("WARN") && !line.contains(&"n".repeat(41))), "{told:#?}");
+    assert!(told.iter().any(|line| line.contains("campaign's directory")), "{told:#?}");
+    assert_eq!(daemon.count("SELECT count(*) FROM upload"), 0);
+}
+
+#[test]
+fn a_restart_of_the_database_is_no_storm_in_the_log() {
+    let mut daemon = Daemon::prepare_private(&[("acme", ACME)]);
+    daemon.start();
+    let before = daemon.log().len();
+    daemon.kill_database();
+    until("the server is ready again", || daemon.log()[before..].contains("is ready").then_some(()));
+    daemon.wait_ready();
+    fs::write(daemon.namespace("acme").join("redemptions/used.csv"), "A1\n").unwrap();
+    until("it works again", || (daemon.count("SELECT count(*) FROM redemption") == 1).then_some(()));
+    let log = daemon.log();
+    let complaints = |level: &str| log[before..].lines().filter(|line| line.trim_start().starts_with(level)).count();
+    assert_eq!(complaints("ERROR"), 1, "the server ended, and nothing else:\n{}", &log[before..]);
+    assert!(complaints("WARN") <= 3, "at most who was in the midst of a statement:\n{}", &log[before..]);
 }
 
 fn reception(shop: &Workshop) -> Reception {

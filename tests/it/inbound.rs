@@ -55,6 +55,24 @@ fn one_column_without_header_and_an_end_date_in_the_name() {
 }
 
 #[test]
+fn a_header_that_nobody_knows_is_not_handed_out() {
+    for header in ["codes", "voucher_code", "PromoCode"] {
+        refused("/coupons/spring26/a.csv", format!("{header}\nA1\nA2\n"), "rejected", "MISSING_COLUMN");
+    }
+    let acme = Workshop::new(ACME);
+    // A row `code` above it says that it is a code after all.
+    assert_eq!(acme.drop("/coupons/spring26/a.csv", "code\nvoucher\n")["rows"]["accepted"], 1);
+    let odd = acme.drop("/coupons/spring26/b.csv", "kupon\nB1\nB2\nB3\n");
+    assert_eq!((odd["rows"]["accepted"].as_u64(), warnings(&odd)), (Some(4), vec!["FIRST_ROW_DIFFERS"]));
+    assert_eq!(odd["warnings"][0]["line"], 1);
+    let words = acme.drop("/coupons/spring26/c.csv", "ALPHA\nBRAVO\nCHARLIE\nDELTA\n");
+    assert_eq!(warnings(&words), Vec::<&str>::new());
+    // Behind two byte order marks there is still a header.
+    let marked = acme.drop("/coupons/spring26/d.csv", "\u{feff}\u{feff}code\nD1\n");
+    assert_eq!((marked["header"].as_bool(), warnings(&marked)), (Some(true), vec!["BOM"]), "{marked:#}");
+}
+
+#[test]
 fn duplicates_are_skipped_counted_and_listed() {
     let acme = Workshop::new(ACME);
     acme.drop("/coupons/spring26/a.csv", "code\nA1\nA2\n");
@@ -111,6 +129,20 @@ fn swapped_columns_put_no_code_into_a_message() {
     let report = acme.drop("/coupons/a.csv", "code,bank_name\nspring26,SECRET-1\n");
     assert_eq!(report["refused"]["reason"], "BAD_BANK_NAME", "{report:#}");
     assert!(!report.to_string().contains("SECRET"), "{report:#}");
+    let lower = acme.drop("/coupons/b.csv", "code,bank_name\nspring26,secret-1\n");
+    assert_eq!(lower["refused"]["reason"], "UNKNOWN_BANK", "{lower:#}");
+    assert!(!lower.to_string().contains("secret"), "{lower:#}");
+}
+
+#[test]
+fn codes_of_the_site_are_nobodys_and_not_suspicious() {
+    let acme = Workshop::new(ACME);
+    acme.drop("/coupons/all.csv", "bank_name,code\nhome,S1\nhome,S2\nautumn,A1\n");
+    let site = acme.drop("/redemptions/site.csv", "S1\n");
+    assert_eq!(warnings(&site), Vec::<&str>::new());
+    assert_eq!(site["banks"], json!([{"bank": "home", "before": 2, "after": 1, "accepted": 1}]));
+    let both = acme.drop("/redemptions/both.csv", "S2\nA1\n");
+    assert_eq!((warnings(&both), both["warnings"][0]["count"].as_u64()), (vec!["REDEEMED_UNASSIGNED"], Some(1)));
 }
 
 #[test]

@@ -194,6 +194,46 @@ fn codes_of_customers_who_were_not_reached_come_back() {
 }
 
 #[test]
+fn a_code_that_came_back_into_an_undone_lot_may_be_uploaded_again() {
+    let desk = Desk::new();
+    let codes = "A1\nA2\nA3\n";
+    let wrong = desk.shop.drop("/coupons/once/a.until-2026-12-01.csv", codes)["upload_id"].as_i64().unwrap();
+    let batch = desk.batch("daily", "customer_id\nc1\nc2\n");
+    let given = desk.rows("daily", &format!("list.{batch}.csv"));
+    let code = |row: &str| row.split(',').nth(2).unwrap().to_owned();
+    desk.shop.drop(&format!("/recipients/daily/list.{batch}.not-sent.csv"), "customer_id\nc1\n");
+    assert_eq!(desk.shop.remaining("once"), 2);
+    let namespace = desk.shop.store.namespace_id(&acme()).unwrap();
+    desk.shop.store.void_upload(namespace, wrong, desk.shop.clock.now()).unwrap();
+    assert_eq!(desk.shop.remaining("once"), 0);
+    // The one that nobody had, and the one that came back; c2 keeps the third.
+    let again = desk.shop.drop("/coupons/once/a.until-2026-12-31.csv", codes);
+    assert_eq!((counts(&again), desk.shop.remaining("once")), ([3, 2, 0, 1, 0], 2), "{again:#}");
+    assert_eq!(desk.shop.rejects(&again)[0][3], code(&given[1]));
+    let next = desk.batch("daily", "customer_id\nc5\nc6\nc7\n");
+    let handed: BTreeSet<String> =
+        desk.rows("daily", &format!("list.{next}.csv")).iter().map(|row| code(row)).collect();
+    assert_eq!(handed.len(), 2);
+    assert!(handed.contains(&code(&given[0])) && !handed.contains(&code(&given[1])));
+    // It comes back once more, and the list of the first batch has no effect on it.
+    let path = |batch| format!("/recipients/daily/list.{batch}.not-sent.csv");
+    let more = desk.shop.drop(&path(next), "customer_id\nc5\nc6\n");
+    assert_eq!((counts(&more), desk.shop.remaining("once")), ([2, 2, 0, 0, 0], 2));
+    let old = desk.shop.drop(&path(batch), "customer_id\nc1\n\n");
+    assert_eq!(warnings(&old), ["EMPTY_LINES", "ALREADY_RETURNED"]);
+    assert_eq!(desk.shop.remaining("once"), 2);
+    // Its life has both lots.
+    let settings = desk.shop.live.current();
+    let ledger = coupond::ledger::Desk::open(&desk.shop.store, &settings, &acme(), desk.shop.clock.now()).unwrap();
+    let life = ledger.code(&code(&given[0]), None).unwrap();
+    let what: Vec<(&str, Option<i64>)> =
+        life.steps.iter().map(|step| (step.what, step.batch.as_ref().map(|batch| batch.id))).collect();
+    assert_eq!(what.iter().filter(|(what, _)| *what == "came back").count(), 2, "{what:?}");
+    assert!(what.iter().any(|(_, id)| *id == Some(batch)) && what.iter().any(|(_, id)| *id == Some(next)), "{what:?}");
+    assert_eq!(life.now[0].state, "in stock");
+}
+
+#[test]
 fn a_persistent_bank_answers_and_keeps() {
     let desk = Desk::new();
     desk.shop.drop("/coupons/spring26/a.csv", "A1\nA2\n");

@@ -919,6 +919,51 @@ fn what_dead_processes_left_is_recovered() {
     world.expect(&[("dead.csv", "purged", 10), ("alive.csv", "received", 4)]);
 }
 
+#[test]
+fn a_close_that_fails_says_why() {
+    let world = World::new();
+    let sender = Sender { namespace: name("acme"), user: "acme-feed".into() };
+    let place = Place { kind: Kind::Coupons, target: None, dry_run: false };
+    let intent = Intent { create: true, truncate: true, exclusive: false };
+    let open = |name| world.reception.open(&sender, &place, name, intent).unwrap();
+    let said = |receiving| world.reception.close(&sender, receiving).unwrap_err().to_string();
+
+    let first = open("a.csv");
+    let second = open("a.csv");
+    assert_eq!(said(first), "another session has taken this upload over, or removed it");
+    world.reception.close(&sender, second).unwrap();
+    let removed = open("b.csv");
+    world.reception.remove(&sender, &place, "b.csv").unwrap();
+    assert_eq!(said(removed), "the file was removed while it was being uploaded");
+    // What a crash of the database can do to a row that nobody has closed.
+    let lost = open("c.csv");
+    let id = lost.id();
+    diesel::delete(upload::table.filter(upload::id.eq(id))).execute(&mut *world.store.connection().unwrap()).unwrap();
+    assert_eq!(said(lost), "the server has lost track of this upload; send the whole file again");
+}
+
+#[test]
+fn a_slow_upload_that_is_resumed_each_day_is_not_purged() {
+    let world = World::new();
+    let sender = Sender { namespace: name("acme"), user: "acme-feed".into() };
+    let place = Place { kind: Kind::Coupons, target: None, dry_run: false };
+    let intent = |truncate| Intent { create: true, truncate, exclusive: false };
+    for day in 0..4_u64 {
+        let mut receiving = world.reception.open(&sender, &place, "slow.csv", intent(day == 0)).unwrap();
+        receiving.write(day, b"A").unwrap();
+        world.reception.abandon(receiving).unwrap();
+        world.clock.advance(TimeDelta::hours(24));
+        assert_eq!(world.reception.purge_partial().unwrap(), 0, "day {day}");
+    }
+    let receiving = world.reception.open(&sender, &place, ".part.tmp", intent(true)).unwrap();
+    world.reception.close(&sender, receiving).unwrap();
+    world.clock.advance(TimeDelta::hours(25));
+    assert_eq!(world.reception.purge_partial().unwrap(), 1, "48 hours after the last write");
+    world.expect(&[("slow.csv", "purged", 4), (".part.tmp", "awaiting_rename", 0)]);
+    world.clock.advance(TimeDelta::hours(25));
+    assert_eq!(world.reception.purge_partial().unwrap(), 1, "and what was never renamed");
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // The protocol under stress
 

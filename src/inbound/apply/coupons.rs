@@ -5,7 +5,6 @@ use std::io::Write;
 
 use chrono::NaiveDate;
 
-use super::run::{Run, RunRow};
 use super::{BankEffect, Effect, Rows};
 use crate::config::{Name, NewBanks, OfferType};
 use crate::inbound::Work;
@@ -13,16 +12,20 @@ use crate::inbound::error::InboundError;
 use crate::inbound::kinds::code::LetterCase;
 use crate::inbound::kinds::coupons::{Columns, Row, bank_of};
 use crate::inbound::kinds::damage::Damage;
+use crate::inbound::kinds::first_row::FirstRow;
 use crate::inbound::tally::{LISTED_MOST, Tally};
 use crate::plaintext::Record;
 use crate::reason::{Finding, Reason};
 use crate::store::Transaction;
 use crate::store::banks::{self, KnownBank, NamespaceLock, NewBank};
-use crate::store::coupons::{self as store, AddedLot, NewLot, StagedCoupon};
+use crate::store::coupons::{self as store, AddedLot, DuplicateCoupon, NewLot, Staged, StagedCoupon};
 use crate::store::ledger::undo::bring_back;
+use crate::store::run::{Run, RunRow};
 
 /// A file with more lots than this has its end dates in the wrong column.
 const LOTS_MOST: usize = 1_000;
+/// So many banks are named where a row's is none.
+const BANKS_NAMED: usize = 5;
 
 /// The lots of one file, as they turn up.
 struct Lots<'w> {
@@ -49,7 +52,7 @@ pub(super) fn apply(
     let known = known.into_iter().map(|bank| (bank.name.clone(), bank)).collect();
     let mut lots = Lots { work, known, keys: HashMap::new(), lots: Vec::new() };
     let mut reading = Reading::default();
-    let runs = stage(transaction, rows, tally, &mut lots, &mut reading)?;
+    let staged = stage(transaction, rows, tally, &mut lots, &mut reading)?;
     if tally.rows.read == 0 {
         tally.take_notes(rows.notes());
         return Err(InboundError::Reject(Finding::file(
@@ -65,7 +68,7 @@ pub(super) fn apply(
 
     let before = super::remaining(transaction, work)?;
     let new = lots.new_lots(&ids);
-    let added = add(transaction, work, tally, &runs, &new)?;
+    let added = add(transaction, work, tally, staged, &new)?;
     store::finish_lots(transaction, work.claimed.namespace_id, work.claimed.id, &new, &added, work.now)?;
     let after = super::remaining(transaction, work)?;
     Ok(Effect { banks: lots.effects(&ids, &added, &before, &after), ..Effect::default() })
@@ -77,18 +80,20 @@ struct Reading {
     columns: Option<Columns>,
     run: Run,
     damage: Damage,
+    first_row: FirstRow,
     ended: bool,
 }
 
-/// Reads the whole file into temporary tables, run by run. Returns how many rows each run has.
+/// Reads the whole file into a temporary table, run by run.
 fn stage(
     transaction: &mut Transaction,
     rows: &mut Rows,
     tally: &mut Tally,
     lots: &mut Lots<'_>,
     reading: &mut Reading,
-) -> Result<Vec<u64>, InboundError> {
-    let mut runs = Vec::new();
+) -> Result<Staged, InboundError> {
+    let mut staged = Staged::default();
+    store::begin_staging(transaction)?;
     while !reading.ended {
         reading.run.clear();
         read(rows, tally, lots, reading)?;
@@ -96,30 +101,34 @@ fn stage(
             continue;
         }
         let mut listed = Ok(());
-        reading.run.sort(&lots.banks(), |row| {
+        reading.run.sort_and_drop_repeats(&lots.banks(), |row| {
             tally.rows.accepted -= 1;
-            let line = Finding::line(Reason::DuplicateInFile, row.line, "the code stood earlier in this file");
-            listed = std::mem::replace(&mut listed, Ok(())).and_then(|()| note_duplicate(tally, line, row.code));
+            let line = Finding::line(Reason::DuplicateInFile, row.number, "the code stood earlier in this file");
+            listed = std::mem::replace(&mut listed, Ok(())).and_then(|()| note_duplicate(tally, line, row.text));
         });
         listed?;
         if let Some((count, line)) = reading.run.lookalikes() {
             let message = "codes differ from another of the file only in case, or in O and 0, I and 1";
             tally.warn(Finding::line(Reason::LookalikeCodes, line, message), count);
         }
-        store::stage(transaction, runs.len(), |sink| write(&reading.run, sink))?;
-        runs.push(reading.run.rows().len() as u64);
+        store::stage(transaction, |sink| write(&reading.run, sink))?;
+        staged.runs += 1;
+        staged.rows += reading.run.rows().len() as u64;
     }
     for (finding, count) in reading.damage.findings() {
         tally.warn(finding, count);
     }
-    Ok(runs)
+    if let Some(finding) = reading.first_row.finding() {
+        tally.warn(finding, 1);
+    }
+    Ok(staged)
 }
 
 fn write(run: &Run, sink: &mut dyn Write) -> Result<(), InboundError> {
     let mut buffer = Vec::with_capacity(80 * 1024);
-    for RunRow { line, lot_key, code } in run.rows() {
-        let lot_key = i32::try_from(lot_key).unwrap_or(i32::MAX);
-        StagedCoupon { lot_key, line: i64::try_from(line).unwrap_or(i64::MAX), code }.write(&mut buffer)?;
+    for RunRow { number, group, text: code } in run.rows() {
+        let lot_key = i32::try_from(group).unwrap_or(i32::MAX);
+        StagedCoupon { lot_key, line: i64::try_from(number).unwrap_or(i64::MAX), code }.write(&mut buffer)?;
         super::flush_if_large(&mut buffer, sink)?;
     }
     Ok(sink.write_all(&buffer)?)
@@ -138,8 +147,10 @@ fn read(rows: &mut Rows, tally: &mut Tally, lots: &mut Lots<'_>, reading: &mut R
                 Ok(found) => {
                     warn_ignored(&found, tally);
                     tally.begin(&record, found.header);
-                    if !found.header {
-                        take(&found, &record, lots, tally, (&mut reading.run, &mut reading.damage))?;
+                    if !found.header
+                        && let Some(code) = take(&found, &record, lots, tally, (&mut reading.run, &mut reading.damage))?
+                    {
+                        reading.first_row.begin(code, record.line());
                     }
                     reading.columns = Some(found);
                 }
@@ -147,7 +158,9 @@ fn read(rows: &mut Rows, tally: &mut Tally, lots: &mut Lots<'_>, reading: &mut R
             }
             continue;
         };
-        take(columns, &record, lots, tally, (&mut reading.run, &mut reading.damage))?;
+        if let Some(code) = take(columns, &record, lots, tally, (&mut reading.run, &mut reading.damage))? {
+            reading.first_row.see(code);
+        }
         if lots.lots.len() > LOTS_MOST {
             return Err(super::refuse(rows, too_many_lots()));
         }
@@ -155,14 +168,14 @@ fn read(rows: &mut Rows, tally: &mut Tally, lots: &mut Lots<'_>, reading: &mut R
     Ok(())
 }
 
-/// Takes one row into the run, or rejects it.
-fn take(
+/// Takes one row into the run, or rejects it. Returns the code that it took.
+fn take<'r>(
     columns: &Columns,
-    record: &Record<'_>,
+    record: &Record<'r>,
     lots: &mut Lots<'_>,
     tally: &mut Tally,
     (run, damage): (&mut Run, &mut Damage),
-) -> Result<(), InboundError> {
+) -> Result<Option<&'r str>, InboundError> {
     tally.rows.read += 1;
     match accept(columns, record, lots) {
         Ok((lot_key, row)) => {
@@ -171,10 +184,13 @@ fn take(
                 tally.warn(Finding::line(Reason::Trimmed, record.line(), "outer blanks were trimmed"), 1);
             }
             damage.see(row.code, record.line());
-            run.push(RunRow { line: record.line(), lot_key, code: row.code });
-            Ok(())
+            run.push(RunRow { number: record.line(), group: lot_key, text: row.code });
+            Ok(Some(row.code))
         }
-        Err(finding) => Ok(tally.reject(finding, record.raw())?),
+        Err(finding) => {
+            tally.reject(finding, record.raw())?;
+            Ok(None)
+        }
     }
 }
 
@@ -219,11 +235,17 @@ impl Lots<'_> {
             Some(known) => OfferType::parse(&known.offer_type),
             None if self.work.namespace.new_banks == NewBanks::Create && self.work.place.target.is_none() => None,
             None => {
-                return Err(Finding::line(
-                    Reason::UnknownBank,
-                    line,
-                    format!("there is no bank `{bank}`; correct the name, or have it declared"),
-                ));
+                let message = match &self.work.place.target {
+                    Some(directory) => {
+                        format!("there is no bank `{directory}`; have it declared, or use another directory")
+                    }
+                    // A row's word is not repeated: where columns are swapped it is a code.
+                    None => format!(
+                        "there is no bank of that name; correct it, or have it declared (there are: {})",
+                        self.names()
+                    ),
+                };
+                return Err(Finding::line(Reason::UnknownBank, line, message));
             }
         };
         let offer_type = offer_type.or(default).unwrap_or(OfferType::Other);
@@ -235,6 +257,15 @@ impl Lots<'_> {
         self.lots.push(Lot { bank: wanted.0.clone(), end_date, offer_type, case: LetterCase::default() });
         self.keys.insert(wanted, key);
         Ok(key)
+    }
+
+    /// The first banks that there are.
+    fn names(&self) -> String {
+        let mut names: Vec<&str> = self.known.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        let more = if names.len() > BANKS_NAMED { ", ..." } else { "" };
+        names.truncate(BANKS_NAMED);
+        format!("{}{more}", names.join(", "))
     }
 
     /// The bank id of each lot; banks that the file names first are made.
@@ -309,37 +340,31 @@ impl Lots<'_> {
     }
 }
 
-/// Adds the runs one after the other; counts and lists what the banks had already. Returns the sums per lot.
+/// Adds what was staged; counts and lists what the banks had already. Returns what each lot got.
 fn add(
     transaction: &mut Transaction,
     work: &Work<'_>,
     tally: &mut Tally,
-    runs: &[u64],
+    staged: Staged,
     lots: &[NewLot],
 ) -> Result<Vec<AddedLot>, InboundError> {
     let namespace_id = work.claimed.namespace_id;
     store::begin_lots(transaction, namespace_id, lots)?;
-    let mut sums: Vec<AddedLot> =
-        (0_i32..).take(lots.len()).map(|lot_key| AddedLot { lot_key, size: 0, redeemed: 0 }).collect();
-    for (run, staged) in runs.iter().enumerate() {
-        let sizes: Vec<i64> = sums.iter().map(|sum| sum.size).collect();
-        bring_back(transaction, namespace_id, run)?;
-        let added = store::add_run(transaction, namespace_id, run, lots.len())?;
-        for lot in &added {
-            if let Some(sum) = usize::try_from(lot.lot_key).ok().and_then(|key| sums.get_mut(key)) {
-                sum.size += lot.size;
-                sum.redeemed += lot.redeemed;
-            }
-        }
-        let added: i64 = added.iter().map(|lot| lot.size).sum();
-        let skipped = staged.saturating_sub(u64::try_from(added).unwrap_or_default());
-        tally.rows.accepted -= skipped;
-        if skipped > 0 {
-            list_duplicates(transaction, work, tally, run, &sizes)?;
-        }
-    }
+    bring_back(transaction, namespace_id)?;
+    let (added, clashes) = store::add(transaction, namespace_id, staged, lots.len())?;
+    let codes: i64 = added.iter().map(|lot| lot.size).sum();
+    let skipped = staged.rows.saturating_sub(u64::try_from(codes).unwrap_or_default());
+    tally.rows.accepted -= skipped;
     tally.rows.duplicate = tally.rows.read - tally.rows.rejected - tally.rows.accepted;
-    let redeemed: i64 = sums.iter().map(|lot| lot.redeemed).sum();
+    if clashes > 0 {
+        let known = store::clashes(transaction, room(tally))?;
+        list(tally, known, Reason::DuplicateInBank, "the bank has the code already; its end date stands")?;
+    }
+    if skipped > clashes {
+        let repeats = store::repeats(transaction, room(tally))?;
+        list(tally, repeats, Reason::DuplicateInFile, "the code stood earlier in this file")?;
+    }
+    let redeemed: i64 = added.iter().map(|lot| lot.redeemed).sum();
     if let Ok(redeemed @ 1..) = u64::try_from(redeemed) {
         let message = "codes had been redeemed before they came; they are not handed out";
         tally.warn(Finding::file(Reason::AlreadyRedeemed, message), redeemed);
@@ -348,24 +373,21 @@ fn add(
         let message = format!("{} of {} duplicates are listed", tally.listed(), tally.rows.duplicate);
         tally.warn(Finding::file(Reason::RejectsCut, message), 1);
     }
-    sums.retain(|lot| lot.size > 0);
-    Ok(sums)
+    Ok(added)
 }
 
-fn list_duplicates(
-    transaction: &mut Transaction,
-    work: &Work<'_>,
+/// How many more rows can be listed.
+fn room(tally: &Tally) -> i64 {
+    LISTED_MOST.saturating_sub(i64::try_from(tally.listed()).unwrap_or(i64::MAX))
+}
+
+fn list(
     tally: &mut Tally,
-    run: usize,
-    sizes: &[i64],
+    duplicates: Vec<DuplicateCoupon>,
+    reason: Reason,
+    message: &'static str,
 ) -> Result<(), InboundError> {
-    let room = LISTED_MOST.saturating_sub(i64::try_from(tally.listed()).unwrap_or(i64::MAX));
-    for duplicate in store::duplicates(transaction, work.claimed.namespace_id, run, sizes, room)? {
-        let (reason, message) = if duplicate.in_bank {
-            (Reason::DuplicateInBank, "the bank has the code already; its end date stands")
-        } else {
-            (Reason::DuplicateInFile, "the code stood earlier in this file")
-        };
+    for duplicate in duplicates {
         let finding = Finding::line(reason, u64::try_from(duplicate.line).unwrap_or_default(), message);
         note_duplicate(tally, finding, &duplicate.code)?;
     }

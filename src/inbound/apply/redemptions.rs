@@ -31,19 +31,19 @@ pub(super) fn apply(
     let (counts, redeemed) =
         store::apply(transaction, work.claimed.namespace_id, work.claimed.id, work.claimed.received_at)?;
     let after = super::remaining(transaction, work)?;
-    count(transaction, tally, &counts, &redeemed)?;
-
     let known = banks::every(transaction, work.claimed.namespace_id)?;
     let mut effects: Vec<BankEffect> = Vec::new();
     for bank in &known {
         let lots = || redeemed.iter().filter(|row| row.bank_id == bank.id);
         if lots().next().is_some() {
+            // Codes of the site's banks are shown to whoever comes: none of them is anybody's.
+            let handed_out = bank.audience != Audience::Site.as_str();
             effects.push(BankEffect {
                 bank: bank.name.clone(),
                 before: before.get(&bank.id).copied().unwrap_or_default(),
                 after: after.get(&bank.id).copied().unwrap_or_default(),
                 accepted: lots().map(|row| row.redeemed).sum(),
-                unassigned: Some(lots().map(|row| row.unassigned).sum()),
+                unassigned: handed_out.then(|| lots().map(|row| row.unassigned).sum()),
             });
         }
     }
@@ -53,6 +53,7 @@ pub(super) fn apply(
     } else {
         Vec::new()
     };
+    count(transaction, tally, &counts, &nobodys)?;
     Ok(Effect { banks: effects, suspicion: suspicion(&known, &redeemed, &nobodys) })
 }
 
@@ -123,7 +124,7 @@ fn count(
     transaction: &mut Transaction,
     tally: &mut Tally,
     counts: &RedemptionCounts,
-    redeemed: &[RedeemedInLot],
+    nobodys: &[NobodysCodes],
 ) -> Result<(), InboundError> {
     let number = |count: i64| u64::try_from(count).unwrap_or_default();
     tally.rows.accepted = number(counts.redeemed);
@@ -137,7 +138,7 @@ fn count(
         let message = "codes stood more than once in this file";
         tally.warn(Finding::file(Reason::DuplicateInFile, message), number(counts.repeated));
     }
-    let unassigned: i64 = redeemed.iter().map(|lot| lot.unassigned).sum();
+    let unassigned: i64 = nobodys.iter().map(|codes| codes.count).sum();
     if unassigned > 0 {
         let message = "codes were redeemed that nobody had been given";
         tally.warn(Finding::file(Reason::RedeemedUnassigned, message), number(unassigned));

@@ -52,7 +52,7 @@ impl Columns {
         let bank_name = header::find(line, record.fields(), "bank_name", named("bank_name"))?;
         let Some(code) = code else {
             if directory_bank && record.len() == 1 {
-                return Ok(Self::single());
+                return single(record);
             }
             return Err(Finding::line(
                 Reason::MissingColumn,
@@ -77,18 +77,6 @@ impl Columns {
             .map(|(_, cell)| cell.trim().chars().take(60).collect())
             .collect();
         Ok(Self { code, bank_name, end_date, offer_type, count: record.len(), ignored, header: true })
-    }
-
-    fn single() -> Self {
-        Self {
-            code: 0,
-            bank_name: None,
-            end_date: None,
-            offer_type: None,
-            count: 1,
-            ignored: Vec::new(),
-            header: false,
-        }
     }
 
     /// Reads one row.
@@ -129,6 +117,26 @@ impl Columns {
         let bank_name = cell(self.bank_name).filter(|text| !text.is_empty());
         Ok(Row { code, bank_name, end_date, offer_type, trimmed: code.len() != written.len() })
     }
+}
+
+/// A single column without header, unless its first row reads like one: that word would be handed out as a code.
+fn single(record: &Record<'_>) -> Result<Columns, Finding> {
+    if let Some(word) = record.field(0).and_then(header::foreign_code_column) {
+        let message = format!(
+            "the first row, `{word}`, reads like a header, and would be handed out as a code; call the column `code` and send \
+             the file again (if it is a code, put a row `code` above it)"
+        );
+        return Err(Finding::line(Reason::MissingColumn, record.line(), message));
+    }
+    Ok(Columns {
+        code: 0,
+        bank_name: None,
+        end_date: None,
+        offer_type: None,
+        count: 1,
+        ignored: Vec::new(),
+        header: false,
+    })
 }
 
 /// The bank that a row belongs to: the directory's, which a `bank_name` may only repeat, or the row's own.

@@ -13,6 +13,35 @@ pub fn names_code(cell: &str) -> bool {
     CODE_COLUMNS.iter().any(|name| cell.eq_ignore_ascii_case(name))
 }
 
+/// Names that other systems give the code column. None of them is in the contract.
+const FOREIGN_CODE_COLUMNS: [&str; 10] = [
+    "code",
+    "coupon",
+    "couponcode",
+    "voucher",
+    "vouchercode",
+    "promo",
+    "promocode",
+    "discountcode",
+    "offercode",
+    "gutscheincode",
+];
+
+/// The likely header that a lone cell is, if it is one and no name of the contract: such a word would be handed out as a code.
+///
+/// Case, one plural `s`, and what splits the words do not matter. What cannot be a code is no risk, and is left to the rows.
+#[must_use]
+pub fn foreign_code_column(cell: &str) -> Option<String> {
+    let cell = cell.trim();
+    if names_code(cell) || cell.contains(' ') {
+        return None;
+    }
+    let lower = cell.to_ascii_lowercase();
+    let word: String = lower.chars().filter(|character| !matches!(character, '_' | '-' | '.')).collect();
+    let known = |word: &str| FOREIGN_CODE_COLUMNS.contains(&word);
+    (known(&word) || word.strip_suffix('s').is_some_and(known)).then_some(lower)
+}
+
 /// Refuses a file whose first row is too long to be read: most often rows that end in something else than LF.
 ///
 /// # Errors
@@ -87,6 +116,21 @@ mod tests {
         assert!(!refused(&["code"]));
         assert!(!refused(&["\tcode "]));
         assert!(!refused(&["bank_name", "a;b"]));
+    }
+
+    #[test]
+    fn foreign_code_columns() {
+        for name in
+            ["codes", "Voucher", "voucher_code", "VOUCHER-CODES", "promo_code", "PromoCode", " coupon-code", "coupons"]
+        {
+            assert!(foreign_code_column(name).is_some(), "{name}");
+        }
+        // The contract's own names, codes, and what can be no code anyway.
+        for name in
+            ["", "code", "Coupon Code", "coupon_code", "SAVE10", "PROMO-2026", "VOUCHERS-X", "voucher code", "s"]
+        {
+            assert_eq!(foreign_code_column(name), None, "{name}");
+        }
     }
 
     #[test]

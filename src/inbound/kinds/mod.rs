@@ -3,5 +3,6 @@
 pub mod code;
 pub mod coupons;
 pub mod damage;
+pub mod first_row;
 pub mod header;
 pub mod redemptions;

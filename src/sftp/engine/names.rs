@@ -9,10 +9,10 @@ use super::{Answer, Engine, Resolved, blocking, files, ok};
 use crate::config::Settings;
 use crate::sftp::entry;
 use crate::sftp::packet::{self, Attributes, Entry, Refusal};
-use crate::sftp::path::{self, VirtualPath};
+use crate::sftp::path::VirtualPath;
 use crate::sftp::permissions::{Operation, Permit, permit};
 use crate::sftp::tree::{Node, Shelf};
-use crate::spool::Place;
+use crate::spool::{Place, inbound_name};
 
 const DENIED: &str = "Permission denied";
 
@@ -42,7 +42,7 @@ impl Engine {
         match node {
             Node::Listing(_) | Node::Drop(..) | Node::Shelf(_) => Ok(entry::directory(self.shared.started)),
             Node::DropFile(place, name) => {
-                let name = path::file_name(&name).map_err(|_| Refusal::missing())?.to_owned();
+                let name = inbound_name(&name).map_err(|_| Refusal::missing())?.to_owned();
                 let (reception, sender) = (Arc::clone(&self.shared.reception), self.sender.clone());
                 let found = blocking(move || reception.find(&sender, &place, &name)).await??;
                 found.map(|sent| entry::sent(&sent)).ok_or_else(Refusal::missing)
@@ -92,7 +92,7 @@ impl Engine {
     }
 
     async fn set_upload(&mut self, id: u32, place: Place, name: &[u8], attributes: &Attributes) -> Answer {
-        let name = path::file_name(name).map_err(|_| Refusal::missing())?.to_owned();
+        let name = inbound_name(name).map_err(|_| Refusal::missing())?.to_owned();
         if attributes.size.is_some() {
             return Err(Refusal::denied("the size of an upload changes only while it is open"));
         }
@@ -109,7 +109,7 @@ impl Engine {
             Node::Nothing => return Err(Refusal::missing()),
             _ if permit != Permit::Yes => return Err(Refusal::denied(DENIED)),
             Node::DropFile(place, name) => {
-                let name = path::file_name(&name).map_err(|_| Refusal::missing())?.to_owned();
+                let name = inbound_name(&name).map_err(|_| Refusal::missing())?.to_owned();
                 let (reception, sender) = (Arc::clone(&self.shared.reception), self.sender.clone());
                 blocking(move || reception.remove(&sender, &place, &name)).await??;
             }
@@ -146,8 +146,8 @@ impl Engine {
             // A directory that does not exist is meant, as in OPEN.
             (Node::DropFile(..), Node::DropFile(..)) if into_directory => return Err(Refusal::missing()),
             (Node::DropFile(from, old), Node::DropFile(to, new)) => {
-                let old = path::file_name(&old).map_err(|_| Refusal::missing())?.to_owned();
-                let new = path::file_name(&new).map_err(Refusal::failure)?.to_owned();
+                let old = inbound_name(&old).map_err(|_| Refusal::missing())?.to_owned();
+                let new = inbound_name(&new).map_err(Refusal::failure)?.to_owned();
                 let (reception, sender) = (Arc::clone(&self.shared.reception), self.sender.clone());
                 blocking(move || reception.rename(&sender, (&from, &old), (&to, &new), replace)).await??;
             }

@@ -7,10 +7,10 @@ use rustix::fs::OFlags;
 use super::{Answer, Engine, Resolved, blocking};
 use crate::sftp::handles::{Open, Plain, Upload};
 use crate::sftp::packet::{self, Refusal, open_flags};
-use crate::sftp::path::{self, VirtualPath};
+use crate::sftp::path::VirtualPath;
 use crate::sftp::permissions::{Operation, Permit, permit};
 use crate::sftp::tree::{Node, Shelf};
-use crate::spool::{Intent, Place};
+use crate::spool::{Intent, Place, inbound_name};
 
 const DENIED: &str = "Permission denied";
 
@@ -56,7 +56,7 @@ impl Engine {
         flags: u32,
         path: &VirtualPath,
     ) -> Result<Open, Refusal> {
-        let name = path::file_name(name).map_err(Refusal::failure)?.to_owned();
+        let name = inbound_name(name).map_err(Refusal::failure)?.to_owned();
         let intent = Intent {
             create: flags & open_flags::CREATE != 0,
             truncate: flags & open_flags::TRUNCATE != 0,

@@ -35,6 +35,7 @@ impl Reception {
         let temporary = is_temporary(to.name);
         match self.store.rename_sent(&from, &to, (replace, temporary), (now, self.business_date(sender, now)))? {
             Renamed::Done { complete, replaced, .. } => {
+                fail::fail_point!("reception::renamed", |_| std::process::abort());
                 if let Some(replaced) = replaced {
                     self.delete(&sender.namespace, replaced);
                 }
@@ -69,7 +70,7 @@ impl Reception {
         if found.stage == Stage::Taken || !self.store.remove_sent(spot.namespace_id, &found)? {
             return Err(ReceptionError::Refused(NO_LONGER));
         }
-        fail::fail_point!("reception::removed");
+        fail::fail_point!("reception::removed", |_| std::process::abort());
         self.revoke(found.id);
         self.delete(&sender.namespace, found.id);
         Ok(())

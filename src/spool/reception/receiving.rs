@@ -222,6 +222,7 @@ impl Receiving {
     /// The file's data and its entry in the directory.
     pub(super) fn sync(&self) -> std::io::Result<()> {
         self.file.sync_data()?;
+        fail::fail_point!("reception::data-synced", |_| std::process::abort());
         match self.path.parent() {
             Some(directory) => File::open(directory)?.sync_all(),
             None => Ok(()),

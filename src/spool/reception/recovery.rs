@@ -74,8 +74,9 @@ pub(super) fn whole_length(file: &File) -> io::Result<u64> {
 }
 
 impl Reception {
-    /// At the start: what sessions of dead processes left in `receiving` becomes `partial` with its real size, and files
-    /// in the spool that belong to no upload and are older than `partial_keep` go. Returns how many uploads it found.
+    /// At the start: what sessions of dead processes left in `receiving` becomes `partial` with its real size. Files of
+    /// removed and purged uploads go, and those of no upload that are older than `partial_keep`. Returns how many uploads
+    /// it found.
     ///
     /// A row whose file is not in this spool is left alone: another daemon with a spool of its own may be at it.
     ///
@@ -98,14 +99,14 @@ impl Reception {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
                         // Its process lived here and died between row and file: there is nothing to resume.
                         if !token.is_empty() && directory(&settings.state_dir).join(token).try_exists()? {
-                            self.store.abandon_receiving(namespace_id, key, 0, false)?;
+                            self.store.abandon_receiving(namespace_id, key, (0, false), self.clock.now())?;
                         }
                         continue;
                     }
                     Err(error) => return Err(error.into()),
                 };
                 let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-                if self.store.abandon_receiving(namespace_id, key, bytes, true)? {
+                if self.store.abandon_receiving(namespace_id, key, (bytes, true), self.clock.now())? {
                     recovered += 1;
                     tracing::info!(%namespace, upload = found.id, bytes, "an interrupted upload is kept as a partial file");
                 }
@@ -116,7 +117,7 @@ impl Reception {
         Ok(recovered)
     }
 
-    /// Uploads that stayed unfinished longer than `partial_keep` -> `purged`. Returns how many.
+    /// Unfinished uploads that nobody has written for longer than `partial_keep` -> `purged`. Returns how many.
     ///
     /// # Errors
     /// Store.
@@ -144,20 +145,18 @@ impl Reception {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let mut old = Vec::new();
+        let mut found = Vec::new();
         for entry in entries {
             let entry = entry?;
             let id = entry.file_name().to_str().and_then(|name| name.parse::<i64>().ok());
             let age = entry.metadata()?.modified()?;
-            if let Some(id) = id
-                && now.duration_since(age).is_ok_and(|age| age > keep)
-            {
-                old.push(id);
-            }
+            found.extend(id.map(|id| (id, now.duration_since(age).is_ok_and(|age| age > keep))));
         }
-        for ids in old.chunks(1000) {
-            let with_a_row = self.store.uploads_with_a_file(namespace_id, ids)?;
-            for id in ids.iter().filter(|id| !with_a_row.contains(id)) {
+        for part in found.chunks(1000) {
+            let ids: Vec<i64> = part.iter().map(|(id, _)| *id).collect();
+            let keeps_its_file = self.store.keep_their_files(namespace_id, &ids)?;
+            // Where there is no row, another daemon may be about to make it visible, and the file's age decides.
+            for (id, _) in part.iter().filter(|(id, old)| !keeps_its_file.get(id).copied().unwrap_or(!old)) {
                 tracing::info!(%namespace, upload = id, "a file that belongs to no upload was removed");
                 self.delete(namespace, *id);
             }

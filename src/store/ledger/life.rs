@@ -256,6 +256,20 @@ impl Store {
             .load(&mut self.connection()?)?)
     }
 
+    /// When the code came back to stock in lots that it has left since: their upload was undone, and it was uploaded again.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn returned_before(&self, namespace_id: i32, at: &BankedCode) -> Result<Vec<ReturnedCode>, StoreError> {
+        let elsewhere = " AND t.bank_id = $2 AND t.code = $3 AND t.lot_id <> $4 ORDER BY t.lot_id, t.turn";
+        Ok(diesel::sql_query(format!("{RETURNED}{elsewhere}"))
+            .bind::<Integer, _>(namespace_id)
+            .bind::<Integer, _>(at.bank_id)
+            .bind::<Text, _>(&at.code)
+            .bind::<Integer, _>(at.lot_id)
+            .load(&mut self.connection()?)?)
+    }
+
     /// The codes that came back to stock because a customer was not reached.
     ///
     /// # Errors

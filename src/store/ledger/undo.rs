@@ -1,7 +1,7 @@
 //! Undoing a coupons upload: its lots become void, so that what is not handed out yet never is.
 //!
-//! A void code that nobody was given may be uploaded again, with the right end date this time: then it leaves the void lot
-//! ([`bring_back`]) and comes in as a new one. So the same content may come to the same place again too, which is why the
+//! A void code that nobody has may be uploaded again, with the right end date this time: then it leaves the void lot
+//! ([`bring_back`]) and comes in as a new one. Nobody has what was never given, and what came back and waits. So the same content may come to the same place again too, which is why the
 //! undone upload's hash is forgotten.
 //!
 //! Lots are locked in the order of bank and id, as draws and redemptions do. What a draw has handed out before stays with
@@ -64,21 +64,21 @@ const ANY_VOID: &str = "
 SELECT EXISTS (SELECT FROM lot l JOIN new_lot n ON n.bank_id = l.bank_id
     WHERE l.namespace_id = $1 AND l.voided_at IS NOT NULL) AS any_void";
 
-/// From `next_seq` on nothing was handed out, and of a void lot nothing ever will be. What was handed out and came back
-/// stays: its assignment says that somebody may have seen it.
+/// From `next_seq` on nothing was handed out, and of a void lot nothing ever will be. What was handed out and came back is in
+/// nobody's hands either: but for the undoing it would be handed out again. Its assignments and returns stay as they are.
 const LEAVE_VOID_LOTS: &str = "
-DELETE FROM coupon c USING lot l, new_lot n, staged_coupon_";
-const THAT_COME_AGAIN: &str = " s
+DELETE FROM coupon c USING lot l, new_lot n, staged_coupon s
 WHERE s.lot_key = n.lot_key AND c.namespace_id = $1 AND c.code = s.code AND c.bank_id = n.bank_id
   AND l.namespace_id = $1 AND l.bank_id = c.bank_id AND l.id = c.lot_id AND l.voided_at IS NOT NULL
-  AND c.seq >= l.next_seq";
+  AND (c.seq >= l.next_seq OR EXISTS (SELECT FROM returned t WHERE t.namespace_id = $1 AND t.bank_id = c.bank_id
+      AND t.lot_id = c.lot_id AND t.seq = c.seq AND t.place >= l.next_return))";
 
-/// Lets the codes of staged run `run` that lie in void lots leave them, so that they can come in anew. To be called before
-/// [`crate::store::coupons::add_run`], with the banks locked.
+/// Lets the staged codes that lie in void lots leave them, so that they can come in anew. To be called before
+/// [`crate::store::coupons::add`], with the banks locked.
 ///
 /// # Errors
 /// Any [`StoreError`] of the statements.
-pub fn bring_back(connection: &mut Transaction, namespace_id: i32, run: usize) -> Result<(), StoreError> {
+pub fn bring_back(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
     #[derive(QueryableByName)]
     struct AnyVoid {
         #[diesel(sql_type = Bool)]
@@ -86,9 +86,7 @@ pub fn bring_back(connection: &mut Transaction, namespace_id: i32, run: usize) -
     }
     let found: AnyVoid = diesel::sql_query(ANY_VOID).bind::<Integer, _>(namespace_id).get_result(connection)?;
     if found.any_void {
-        diesel::sql_query(format!("{LEAVE_VOID_LOTS}{run}{THAT_COME_AGAIN}"))
-            .bind::<Integer, _>(namespace_id)
-            .execute(connection)?;
+        diesel::sql_query(LEAVE_VOID_LOTS).bind::<Integer, _>(namespace_id).execute(connection)?;
     }
     Ok(())
 }

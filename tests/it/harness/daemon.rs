@@ -267,7 +267,7 @@ impl Daemon {
                     UNION ALL SELECT 'batch', id, state, waiting_for, retry_at, lease_until FROM batch \
                     WHERE state IN ('due', 'assigned') \
                     UNION ALL SELECT 'list', id, state, name, NULL, NULL FROM upload u \
-                    WHERE kind = 'recipients' AND state = 'applied' AND NOT dry_run AND NOT EXISTS \
+                    WHERE kind = 'recipients' AND state = 'applied' AND NOT dry_run AND returns_batch IS NULL AND NOT EXISTS \
                     (SELECT FROM batch b WHERE b.namespace_id = u.namespace_id AND b.upload_id = u.id)";
         let start = Instant::now();
         loop {
