@@ -11,7 +11,7 @@ use crate::database::Fill;
 use crate::ground::{Ground, Key};
 use crate::machine::Cost;
 use crate::pipeline::Pipeline;
-use crate::table::{Goal, Job};
+use crate::table::{Goal, Job, Turn, turns};
 
 const RIVAL: &str = "psql: \\copy, anti-join, skip locked, update, \\copy";
 /// Banks of the batches at once.
@@ -76,8 +76,8 @@ fn one_after_another(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> any
             if number == 2 {
                 redeem_every_other(ground, &mut daemon, &rival, &us, &them)?;
             }
-            for turn in 0..2 {
-                if (round + turn) % 2 == 0 {
+            for turn in turns(round) {
+                if turn == Turn::Ours {
                     job.ours.push(our_batch(&mut daemon, edition, number, &mut us)?);
                 } else {
                     job.theirs.push(their_batch(&rival, edition, ground, &mut them)?);
@@ -159,8 +159,8 @@ fn at_once(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> anyhow::Resul
     for round in 0..rounds {
         let mut daemon = Daemon::copy_of(ground, &template)?;
         let rival = Pipeline::of(&daemon)?;
-        for turn in 0..2 {
-            if (round + turn) % 2 == 0 {
+        for turn in turns(round) {
+            if turn == Turn::Ours {
                 let drops: Vec<(&Path, String, String)> = files
                     .iter()
                     .map(|(bank, list, _)| (list.as_path(), format!("/recipients/c{bank}"), "many.csv".to_owned()))

@@ -4,16 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use russh::client::{self, Handle, Msg};
+use russh::Preferred;
+use russh::client::{self, Handle};
 use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate};
-use russh::{Channel, Preferred};
 use russh_sftp::client::SftpSession;
 use tokio::runtime::Runtime;
 
 /// A connection that is logged in.
 pub struct Client {
     runtime: Runtime,
-    connection: Handle<Trusting>,
+    _connection: Handle<Trusting>,
     session: SftpSession,
 }
 
@@ -41,10 +41,13 @@ impl Client {
             let key = PrivateKeyWithHashAlg::new(Arc::new(russh::keys::load_secret_key(key, None)?), None);
             let answer = connection.authenticate_publickey(user, key).await?;
             anyhow::ensure!(answer.success(), "log in as `{user}`");
-            let session = SftpSession::new(sftp(&connection).await?.into_stream()).await?;
+            let patient = russh_sftp::client::Config { request_timeout_secs: 600, ..Default::default() };
+            let channel = connection.channel_open_session().await?;
+            channel.request_subsystem(true, "sftp").await?;
+            let session = SftpSession::new_with_config(channel.into_stream(), patient).await?;
             Ok((connection, session))
         })?;
-        Ok(Self { runtime, connection, session })
+        Ok(Self { runtime, _connection: connection, session })
     }
 
     /// Something with the library's session.
@@ -52,19 +55,8 @@ impl Client {
         self.runtime.block_on(work(&self.session))
     }
 
-    /// Something with a channel of its own on which the subsystem has been asked for.
-    pub fn raw<T>(&self, work: impl AsyncFnOnce(Channel<Msg>) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        self.runtime.block_on(async { work(sftp(&self.connection).await?).await })
-    }
-
     /// RENAME
     pub fn rename(&self, from: &str, to: &str) -> anyhow::Result<()> {
         self.does(async |session| Ok(session.rename(from, to).await?)).with_context(|| format!("rename `{from}`"))
     }
-}
-
-async fn sftp(connection: &Handle<Trusting>) -> anyhow::Result<Channel<Msg>> {
-    let channel = connection.channel_open_session().await?;
-    channel.request_subsystem(true, "sftp").await?;
-    Ok(channel)
 }

@@ -9,7 +9,7 @@ use crate::daemon::{Daemon, number};
 use crate::database::{Fill, UNTIL};
 use crate::ground::{Ground, Key};
 use crate::pipeline::Pipeline;
-use crate::table::{Goal, Job};
+use crate::table::{Goal, Job, Turn, turns};
 
 /// The series of the file's codes.
 const SERIES: u16 = 1_000;
@@ -45,7 +45,8 @@ pub fn run(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> anyhow::Resul
         let lot = u16::try_from(at / size).unwrap_or(0) + 1;
         codes::of_lot(fill.series(1, lot), at % size, size)
     };
-    let code = |index: u64| if index % DUPLICATE_EVERY == 0 { there(index) } else { codes::of_file(SERIES, index) };
+    let code =
+        |index: u64| if index.is_multiple_of(DUPLICATE_EVERY) { there(index) } else { codes::of_file(SERIES, index) };
     let file = sealed(ground, "filled", (0..rows).map(code))?;
     let template = ground.fresh("t");
     let daemon = Daemon::new_at(ground, &template, 1)?;
@@ -81,8 +82,8 @@ fn play(
     round: usize,
     job: &mut Job,
 ) -> anyhow::Result<()> {
-    for turn in 0..2 {
-        if (round + turn) % 2 == 0 {
+    for turn in turns(round) {
+        if turn == Turn::Ours {
             let name = format!("codes.until-{UNTIL}.csv.gpg");
             let (report, cost) = daemon.upload(file, "/coupons/b1", &name)?;
             let counted = ["/rows/read", "/rows/accepted", "/rows/duplicate", "/rows/rejected", "/banks/0/after"]

@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -118,6 +119,7 @@ impl Daemon {
             if let Some(status) = self.process.try_wait()? {
                 anyhow::bail!("the daemon ended with {status} before {what}; its last lines:\n{}", self.log_tail());
             }
+            anyhow::ensure!(!machine::INTERRUPTED.load(Ordering::Relaxed), "interrupted");
             if start.elapsed() > PATIENCE {
                 anyhow::bail!("did not see that {what}; the daemon's last lines:\n{}", self.log_tail());
             }
@@ -173,7 +175,7 @@ impl Daemon {
 
     /// OpenSSH's `sftp` with these commands.
     pub fn sftp(&self, commands: &str) -> anyhow::Result<Cost> {
-        crate::openssh::sftp(self.sftp_port, USER, &self.key(), commands, &self.directory, "").map(|(_, cost)| cost)
+        crate::openssh::sftp(self.sftp_port, USER, &self.key(), commands, &self.directory)
     }
 
     /// Uploads files under temporary names; then renames all of them at once, which makes them received, and measures

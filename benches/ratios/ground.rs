@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
@@ -14,12 +15,13 @@ use crate::size::Size;
 
 /// The ground of one run.
 pub struct Ground {
-    directory: TempDir,
     /// How much is measured.
     pub size: Size,
     /// GnuPG's home with the daemon's keys.
     pub gpg: Gpg,
     next: AtomicU32,
+    // Removed last.
+    directory: TempDir,
 }
 
 /// Kinds of OpenPGP keys that clients encrypt to.
@@ -58,7 +60,7 @@ impl Ground {
         // PostgreSQL is another user when root runs this, and must pass through.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711))?;
         let gpg = Gpg::new(&directory.path().join("gpg"))?;
-        Ok(Self { directory, size, gpg, next: AtomicU32::new(0) })
+        Ok(Self { size, gpg, next: AtomicU32::new(0), directory })
     }
 
     /// A path in the directory.
@@ -113,7 +115,8 @@ impl Gpg {
 
 impl Drop for Gpg {
     fn drop(&mut self) {
-        let _ = bash(&format!("gpgconf --homedir '{}' --kill all", self.home.display()), Path::new("/"));
+        // Not in bash, which refuses after an interrupt.
+        let _ = Command::new("gpgconf").arg("--homedir").arg(&self.home).args(["--kill", "all"]).status();
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -70,11 +71,6 @@ pub fn children_cpu() -> f64 {
     (field(13) + field(14)) as f64 / TICKS_PER_SECOND
 }
 
-/// Whether a process is there, a dead one that nobody waited for aside.
-pub fn lives(id: u32) -> bool {
-    fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|text| !text.contains(") Z "))
-}
-
 /// The first child of process `id`.
 pub fn child_of(id: u32) -> Option<u32> {
     processes().into_iter().find(|(_, process)| process.parent == id).map(|(child, _)| child)
@@ -108,9 +104,29 @@ pub fn rest(root: u32) {
     }
 }
 
+/// Whether somebody has pressed ^C.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on ^C does not end this program but what it runs (the terminal tells all of them), and it runs nothing new:
+/// so it fails, and tidies up as after any failure.
+pub fn heed_interrupts() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?
+    };
+    std::thread::spawn(move || {
+        while runtime.block_on(signals.recv()).is_some() {
+            INTERRUPTED.store(true, Ordering::Relaxed);
+        }
+    });
+    Ok(())
+}
+
 /// Runs a pipeline in bash that must succeed; answers with what it printed, and what it cost here (what it made servers
 /// do is theirs).
 pub fn bash(script: &str, directory: &Path) -> anyhow::Result<(String, Cost)> {
+    anyhow::ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
     let (start, cpu) = (Instant::now(), children_cpu());
     let output = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--", "bash", "-euo", "pipefail", "-c", script])

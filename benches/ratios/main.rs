@@ -13,10 +13,14 @@ mod daemon;
 mod database;
 mod ground;
 mod machine;
+mod openpgp;
 mod openssh;
 mod pipeline;
 mod redemptions;
+mod scale;
+mod sftp;
 mod size;
+mod sshd;
 mod table;
 
 use std::path::PathBuf;
@@ -26,7 +30,7 @@ use clap::Parser;
 
 use crate::ground::Ground;
 use crate::size::{FULL, SMALL, Size, TINY};
-use crate::table::{Job, render};
+use crate::table::{Goal, Job, PEAK, render};
 
 /// Measures coupond against OpenSSH, GnuPG and SQL, and prints ratios
 #[derive(Debug, Parser)]
@@ -50,10 +54,22 @@ struct Options {
 
 type Subject = fn(&Ground, usize, &mut Vec<Job>) -> anyhow::Result<()>;
 
-const SUBJECTS: [(&str, Subject); 3] =
-    [("coupons", coupons::run), ("redemptions", redemptions::run), ("batch", batch::run)];
+const SUBJECTS: [(&str, Subject); 6] = [
+    ("sftp", sftp::run),
+    ("openpgp", openpgp::run),
+    ("coupons", coupons::run),
+    ("redemptions", redemptions::run),
+    ("batch", batch::run),
+    ("scale", scale::run),
+];
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next().as_ref().and_then(|first| first.to_str()) {
+        Some(sshd::REAP) => return sshd::reap(arguments),
+        Some(openpgp::READ) => return openpgp::read_main(&arguments.map(PathBuf::from).collect::<Vec<_>>()),
+        _ => {}
+    }
     let options = Options::parse();
     if !options.bench {
         // `cargo test --all-targets` runs this program too.
@@ -75,6 +91,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         "tiny" => TINY,
         _ => SMALL,
     };
+    machine::heed_interrupts()?;
     let parent = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     let machine = machine::describe();
     let ground = Ground::new(&parent, size)?;
@@ -94,15 +111,24 @@ fn run(options: &Options) -> anyhow::Result<()> {
             }
         }
     }
+    jobs.extend(memory(&jobs));
     println!("Size {}, rounds {rounds}.\n\n- {machine}\n{}\n", size.name, versions());
     println!("{}", render(&jobs));
     outcome
 }
 
+/// The most memory that the daemon had in any job.
+fn memory(jobs: &[Job]) -> Option<Job> {
+    let (most, job) = jobs.iter().filter_map(|job| Some((job.peak()?, job))).max_by_key(|(peak, _)| *peak)?;
+    let mut row = Job::new("memory, over all of these", "", Goal::default());
+    row.finding = Some((format!("at most {} MiB ({}); peak ≤ {} MiB", most >> 20, job.name, PEAK >> 20), most <= PEAK));
+    Some(row)
+}
+
 fn versions() -> String {
-    let program = daemon::PROGRAM;
+    let (program, source) = (daemon::PROGRAM, env!("CARGO_MANIFEST_DIR"));
     let all = [
-        ("coupond", format!("'{program}' --version; git rev-parse --short HEAD 2>/dev/null || true")),
+        ("coupond", format!("echo $('{program}' --version) $(git -C '{source}' rev-parse --short HEAD 2>/dev/null)")),
         ("OpenSSH", "ssh -V 2>&1".to_owned()),
         ("GnuPG", "gpg --version".to_owned()),
         ("PostgreSQL", "psql --version".to_owned()),

@@ -7,7 +7,7 @@ use crate::daemon::{Daemon, number};
 use crate::database::Fill;
 use crate::ground::{Ground, Key};
 use crate::pipeline::Pipeline;
-use crate::table::{Goal, Job};
+use crate::table::{Goal, Job, Turn, turns};
 
 const BANKS: u16 = 20;
 
@@ -41,8 +41,8 @@ pub fn run(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> anyhow::Resul
     for round in 0..rounds {
         let mut daemon = Daemon::copy_of(ground, &template)?;
         let rival = Pipeline::of(&daemon)?;
-        for turn in 0..2 {
-            if (round + turn) % 2 == 0 {
+        for turn in turns(round) {
+            if turn == Turn::Ours {
                 let (report, cost) = daemon.upload(&file, "/redemptions", "redeemed.csv.gpg")?;
                 let counted = ["/rows/read", "/rows/accepted", "/rows/unknown", "/rows/rejected", "/rows/duplicate"]
                     .iter()

@@ -35,6 +35,21 @@ impl Goal {
     }
 }
 
+/// Whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// coupond's.
+    Ours,
+    /// The rival's.
+    Theirs,
+}
+
+/// Both, in the order of this round: who begins alternates, so that neither always comes upon a machine that the other
+/// has warmed up.
+pub fn turns(round: usize) -> [Turn; 2] {
+    if round.is_multiple_of(2) { [Turn::Ours, Turn::Theirs] } else { [Turn::Theirs, Turn::Ours] }
+}
+
 /// One job, done by both in every round.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -63,7 +78,14 @@ impl Job {
         (theirs > 0.0).then(|| ours / theirs)
     }
 
-    fn peak(&self) -> Option<u64> {
+    /// The medians of coupond's costs.
+    pub fn ours_median(&self) -> Option<Cost> {
+        let (wall, cpu) = (median(&self.ours, |cost| cost.wall)?, median(&self.ours, |cost| cost.cpu)?);
+        Some(Cost { wall, cpu, peak: self.peak().unwrap_or(0) })
+    }
+
+    /// The most memory of all rounds.
+    pub fn peak(&self) -> Option<u64> {
         self.ours.iter().map(|cost| cost.peak).max().filter(|peak| *peak > 0)
     }
 
@@ -80,7 +102,10 @@ impl Job {
     /// The job in one line, as soon as it is done.
     pub fn said(&self) -> String {
         let times = |costs: &[Cost]| costs.iter().map(|cost| format!("{:.2}", cost.wall)).collect::<Vec<_>>().join(" ");
-        format!("{}: wall {} against {}", self.name, times(&self.ours), times(&self.theirs))
+        let rival = if self.theirs.is_empty() { String::new() } else { format!(" against {}", times(&self.theirs)) };
+        let met = self.met().map_or("", |met| if met { "; met" } else { "; not met" });
+        let finding = self.finding.as_ref().map_or(String::new(), |(text, _)| format!("; {text}"));
+        format!("{}: wall {}{rival}{finding}{met}", self.name, times(&self.ours))
     }
 
     fn row(&self) -> String {
@@ -115,7 +140,7 @@ fn median(costs: &[Cost], of: impl Fn(&Cost) -> f64) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;
-    let lower = if values.len() % 2 == 0 { *values.get(middle - 1)? } else { upper };
+    let lower = if values.len().is_multiple_of(2) { *values.get(middle - 1)? } else { upper };
     Some(f64::midpoint(lower, upper))
 }
 

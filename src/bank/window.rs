@@ -123,6 +123,13 @@ mod tests {
         check_end("America/New_York", "2026-01-31", "2026-02-01T05:00:00Z");
         check_end("Europe/Berlin", "2026-02-28", "2026-02-28T23:00:00Z");
         check_end("Europe/Berlin", "2026-03-29", "2026-03-29T22:00:00Z");
+        // 23 and 25 hours after the midnight before; and no summer time at all.
+        check_end("America/New_York", "2026-03-08", "2026-03-09T04:00:00Z");
+        check_end("America/New_York", "2026-11-01", "2026-11-02T05:00:00Z");
+        check_end("Europe/Berlin", "2026-10-24", "2026-10-24T22:00:00Z");
+        check_end("Europe/Berlin", "2026-10-25", "2026-10-25T23:00:00Z");
+        check_end("Australia/Lord_Howe", "2026-04-05", "2026-04-05T13:30:00Z");
+        check_end("America/Phoenix", "2026-03-08", "2026-03-09T07:00:00Z");
         check_end("Asia/Kathmandu", "2026-03-01", "2026-03-01T18:15:00Z");
         // Clocks jump from 00:00 to 01:00: the window ends with the jump.
         check_end("America/Havana", "2026-03-07", "2026-03-08T05:00:00Z");

@@ -1,4 +1,4 @@
-//! `coupond banks`: what remains in each bank per end date, with bars.
+//! `coupond banks`: what remains in each bank per end date, with bars, or with `--rates` how much of it is redeemed.
 
 use std::io::Write;
 
@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::desk::{Ask, Asked, answer};
+use super::rates;
 use crate::config::Name;
 use crate::store::banks::Stock;
 
@@ -14,14 +15,18 @@ const BAR_WIDTH: usize = 30;
 const EXAMPLES: &str = "Examples:
   coupond banks
   coupond banks --namespace acme
+  coupond banks --rates
   coupond banks --json | jq '.[] | select(.open and .remaining < 1000)'";
 
-/// Show what remains in each bank per end date
+/// Show what remains in each bank per end date, or how much of it is redeemed
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Banks {
     #[command(flatten)]
     ask: Ask,
+    /// Show how many of the codes handed out each month have been redeemed, per bank, lot and campaign
+    #[arg(long)]
+    rates: bool,
 }
 
 /// One line of the answer.
@@ -37,7 +42,8 @@ struct Line {
 
 /// Lists every bank of every namespace that is asked about.
 pub(super) fn run(command: &Banks, out: &mut impl Write) -> anyhow::Result<()> {
-    show(&command.ask.open()?, out)
+    let asked = command.ask.open()?;
+    if command.rates { rates::show(&asked, out) } else { show(&asked, out) }
 }
 
 /// The same with the store open.

@@ -23,6 +23,7 @@ mod import;
 mod keys;
 mod migrate;
 mod quarantine;
+mod rates;
 mod serve;
 mod status;
 mod uploads;

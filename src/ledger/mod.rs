@@ -1,6 +1,6 @@
 //! The ledger: what happened to a file, a code, a customer, and what an admin may do about it by hand.
 //!
-//! Asking changes nothing ([`history`], [`status`], [`contract`]). Acting ([`quarantine`], [`undo`], [`replay`],
+//! Asking changes nothing ([`history`], [`status`], [`rates`], [`contract`]). Acting ([`quarantine`], [`undo`], [`replay`],
 //! [`import`], [`erase`], [`batches`]) goes through the same states as everything else and checks the state that it
 //! leaves; a daemon may run meanwhile, and picks up what it is given by itself. Where a row and a file change together,
 //! the order is such that the same command, given again after a crash, ends what it began.
@@ -13,6 +13,7 @@ pub mod history;
 pub mod import;
 mod lists;
 pub mod quarantine;
+pub mod rates;
 pub mod replay;
 pub mod status;
 mod steps;

@@ -10,7 +10,6 @@ use crate::bank::{stock, window};
 use crate::config::{Bank, PersistPer, WhenShort};
 use crate::reason::Reason;
 use crate::recipients::Columns;
-use crate::store::Changed;
 use crate::store::batches::Progress;
 use crate::store::draw::{DrawTerms, Drawn};
 use crate::store::recipients::Recipients;
@@ -69,7 +68,6 @@ impl Outbound {
             Drawn::Assigned { draw, need, stock } => {
                 let (batch, campaign) = (claim.id, job.campaign.as_str());
                 tracing::info!(namespace = %job.namespace.name, campaign, batch, draw, need, stock, "assigned a batch");
-                self.store.refresh_statistics(Changed::Assignments, u64::try_from(need).unwrap_or_default())?;
                 Ok(Assigned::Done(Some(recipients)))
             }
         }

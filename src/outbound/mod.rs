@@ -51,7 +51,7 @@ use crate::clock::Clock;
 use crate::config::{LiveSettings, Name, Namespace, Settings};
 use crate::spool::Layout;
 use crate::store::batches::{Claim, ClaimedBatch, Progress};
-use crate::store::{Store, StoreError};
+use crate::store::{Changed, Store, StoreError};
 
 /// How long until somebody looks for accepted lists again, if nobody wakes the flow earlier.
 const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(2);
@@ -221,6 +221,11 @@ impl Outbound {
         self.store.batch_exported(job.batch.claim, self.clock.now())?;
         let (batch, campaign) = (job.batch.claim.id, job.campaign.as_str());
         tracing::info!(namespace = %namespace.name, campaign, batch, "exported a batch");
+        let drawn = job.batch.compared.map_or(0, |(need, _)| u64::try_from(need).unwrap_or_default());
+        if let Err(error) = self.store.refresh_statistics(Changed::Assignments, drawn) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(namespace = %namespace.name, batch, error, "failed to refresh the statistics after a batch");
+        }
         Ok(())
     }
 

@@ -1,5 +1,8 @@
 //! Redemptions: insert-only, one row a code, whichever banks hold it.
 //!
+//! Codes come sorted, and each is looked up once in the banks and once among the redemptions, in the order of the index:
+//! what `found` and `already` say then is all that the insert, the counts and the lots need.
+//!
 //! A code that no bank holds is remembered. A code that differs from exactly one code only in ASCII case counts as that
 //! one; how such a code can be found without an index on the folded text is what `lot.letter_case` is for: codes of one
 //! case are found by folding the file's spelling, only lots with both cases must be read.
@@ -25,8 +28,17 @@ mod staging {
     }
 }
 
-/// Loads rows into a temporary table that ends with the transaction. `write` is given a sink for rows in the form of
-/// [`write_row`].
+/// Makes the temporary table for the rows of a file; it ends with the transaction.
+///
+/// # Errors
+/// Any [`StoreError`] of the statement.
+pub fn begin_staging(connection: &mut Transaction) -> Result<(), StoreError> {
+    Ok(connection.batch_execute(
+        "CREATE TEMPORARY TABLE staged_redemption (line bigint NOT NULL, code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
+    )?)
+}
+
+/// Loads one run, sorted by code, behind those before it. `write` is given a sink for rows in the form of [`write_row`].
 ///
 /// # Errors
 /// What `write` says, or the statement's error.
@@ -34,34 +46,23 @@ pub fn stage<E>(connection: &mut Transaction, write: impl FnOnce(&mut dyn Write)
 where
     E: From<StoreError>,
 {
-    connection.batch_execute(
-        "CREATE TEMPORARY TABLE staged_redemption (line bigint NOT NULL, code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
-    ).map_err(StoreError::from)?;
     let rows = Rows::new(write);
     let copied = diesel::copy_from(staging::staged_redemption::table)
         .from_raw_data(staging::staged_redemption::table, |sink: &mut dyn Write| rows.feed(sink))
         .with_format(CopyFormat::Text)
         .execute(connection);
-    rows.end(copied)?;
-    connection.batch_execute("ANALYZE staged_redemption").map_err(StoreError::from)?;
-    Ok(())
+    rows.end(copied)
 }
 
 /// What a redemption file did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, QueryableByName)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RedemptionCounts {
-    /// Codes that stood more than once in the file.
-    #[diesel(sql_type = BigInt)]
-    pub repeated: i64,
-    /// Codes that were redeemed before.
-    #[diesel(sql_type = BigInt)]
-    pub already: i64,
+    /// Codes that were redeemed before, by an earlier file or, in another case, by an earlier line.
+    pub already: u64,
     /// Codes that no bank holds; remembered.
-    #[diesel(sql_type = BigInt)]
-    pub unknown: i64,
+    pub unknown: u64,
     /// Codes that a bank holds and that are redeemed from now on.
-    #[diesel(sql_type = BigInt)]
-    pub redeemed: i64,
+    pub redeemed: u64,
 }
 
 /// What a redemption file did to one lot.
@@ -135,7 +136,8 @@ pub struct NotedRedemption {
     pub variants: i64,
 }
 
-/// Redeems the staged codes. The namespace must be locked alone.
+/// Redeems the staged codes. The namespace must be locked alone. A staged row that is in none of the counts repeats
+/// another's code.
 ///
 /// # Errors
 /// Any [`StoreError`] of the statements.
@@ -145,36 +147,48 @@ pub fn apply(
     upload_id: i64,
     redeemed_at: DateTime<Utc>,
 ) -> Result<(RedemptionCounts, Vec<RedeemedInLot>), StoreError> {
-    match_codes(connection, namespace_id)?;
+    // The planner knows little of tables just made: nothing may be looked up without an index.
+    connection.batch_execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off")?;
+    find(connection, namespace_id)?;
+    find_already_redeemed(connection, namespace_id)?;
+    connection.batch_execute("ANALYZE found; ANALYZE already; SET LOCAL enable_seqscan = on")?;
     let counts = insert(connection, namespace_id, upload_id, redeemed_at)?;
     let lots = count_in_lots(connection, namespace_id)?;
     Ok((counts, lots))
 }
 
-/// Fills `used`: each distinct spelling of the file, the code it stands for, how that was found.
-fn match_codes(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
-    connection.batch_execute(
-        "CREATE TEMPORARY TABLE used (line bigint NOT NULL, written text COLLATE \"C\" NOT NULL, \
-             code text COLLATE \"C\", variants bigint NOT NULL DEFAULT 0) ON COMMIT DROP; \
-         CREATE TEMPORARY TABLE redeemed_now (code text COLLATE \"C\" NOT NULL, line bigint NOT NULL) ON COMMIT DROP",
-    )?;
-    diesel::sql_query(
-        "INSERT INTO used (line, written, code) \
-         SELECT s.line, s.code, k.code FROM \
-             (SELECT DISTINCT ON (code) line, code FROM staged_redemption ORDER BY code, line) AS s \
-         LEFT JOIN (SELECT DISTINCT c.code FROM staged_redemption AS t \
-             JOIN coupon AS c ON c.namespace_id = $1 AND c.code = t.code) AS k ON k.code = s.code",
-    )
+/// Each spelling of the file with each coupon that it stands for; without one, `bank_id` is null.
+const FOUND: &str = "
+CREATE TEMPORARY TABLE found (line bigint NOT NULL, written text COLLATE \"C\" NOT NULL, code text COLLATE \"C\" NOT NULL,
+    bank_id integer, lot_id integer, seq integer) ON COMMIT DROP;
+CREATE TEMPORARY TABLE already (line bigint NOT NULL) ON COMMIT DROP;
+CREATE TEMPORARY TABLE alike (written text COLLATE \"C\" NOT NULL, code text COLLATE \"C\" NOT NULL, codes bigint NOT NULL)
+    ON COMMIT DROP";
+const LOOKED_UP: &str = "
+LEFT JOIN LATERAL (SELECT c.bank_id, c.lot_id, c.seq FROM coupon AS c
+                   WHERE c.namespace_id = $1 AND c.code = s.code OFFSET 0) AS k ON true";
+/// Citus joins a temporary table with a distributed one only as a whole.
+const JOINED: &str = "
+LEFT JOIN (SELECT c.code, c.bank_id, c.lot_id, c.seq FROM coupon AS c WHERE c.namespace_id = $1) AS k ON k.code = s.code";
+
+fn find(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
+    connection.batch_execute(FOUND)?;
+    let citus = any(connection, "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') AS any")?;
+    let met = if citus { JOINED } else { LOOKED_UP };
+    diesel::sql_query(format!(
+        "INSERT INTO found (line, written, code, bank_id, lot_id, seq) \
+         SELECT s.line, s.code, s.code, k.bank_id, k.lot_id, k.seq FROM \
+             (SELECT DISTINCT ON (t.code) t.line, t.code FROM staged_redemption AS t ORDER BY t.code, t.line) AS s {met}",
+    ))
     .bind::<Integer, _>(namespace_id)
     .execute(connection)?;
-    connection.batch_execute("ANALYZE used")?;
-    if any(connection, "SELECT EXISTS (SELECT FROM used WHERE code IS NULL) AS any")? {
-        match_other_case(connection, namespace_id)?;
+    if any(connection, "SELECT EXISTS (SELECT FROM found WHERE bank_id IS NULL) AS any")? {
+        find_in_other_case(connection, namespace_id)?;
     }
     Ok(())
 }
 
-fn match_other_case(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
+fn find_in_other_case(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
     connection.batch_execute(
         "CREATE TEMPORARY TABLE variant (written text COLLATE \"C\" NOT NULL, code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
     )?;
@@ -183,8 +197,8 @@ fn match_other_case(connection: &mut Transaction, namespace_id: i32) -> Result<(
         // takes the namespace for small, and it does so until the next ANALYZE.
         "INSERT INTO variant (written, code) \
          SELECT DISTINCT u.written, c.code FROM \
-             (SELECT written, upper(written) AS folded FROM used WHERE code IS NULL \
-              UNION SELECT written, lower(written) FROM used WHERE code IS NULL) AS u \
+             (SELECT written, upper(written) AS folded FROM found WHERE bank_id IS NULL \
+              UNION SELECT written, lower(written) FROM found WHERE bank_id IS NULL) AS u \
          JOIN coupon AS c ON c.namespace_id = $1 AND c.code = u.folded",
     )
     .bind::<Integer, _>(namespace_id)
@@ -193,16 +207,63 @@ fn match_other_case(connection: &mut Transaction, namespace_id: i32) -> Result<(
         "INSERT INTO variant (written, code) \
          SELECT DISTINCT u.written, c.code FROM lot AS l \
          JOIN coupon AS c ON c.namespace_id = $1 AND c.bank_id = l.bank_id AND c.lot_id = l.id \
-         JOIN used AS u ON lower(u.written) = lower(c.code) AND u.code IS NULL \
+         JOIN found AS u ON lower(u.written) = lower(c.code) AND u.bank_id IS NULL \
          WHERE l.namespace_id = $1 AND l.letter_case = 'mixed'",
     )
     .bind::<Integer, _>(namespace_id)
     .execute(connection)?;
+    if !any(connection, "SELECT EXISTS (SELECT FROM variant) AS any")? {
+        return Ok(());
+    }
     connection.batch_execute(
-        "UPDATE used SET variants = v.n, code = CASE v.n WHEN 1 THEN v.code END FROM \
-             (SELECT written, count(DISTINCT code) AS n, min(code) AS code FROM variant GROUP BY written) AS v \
-         WHERE used.written = v.written",
+        "INSERT INTO alike (written, code, codes) \
+         SELECT v.written, min(v.code), count(DISTINCT v.code) FROM variant AS v GROUP BY v.written; \
+         CREATE TEMPORARY TABLE respelled ON COMMIT DROP AS \
+         SELECT f.line, f.written, a.code FROM found AS f JOIN alike AS a ON a.written = f.written WHERE a.codes = 1; \
+         DELETE FROM found AS f USING respelled AS e WHERE e.line = f.line",
     )?;
+    diesel::sql_query(
+        "INSERT INTO found (line, written, code, bank_id, lot_id, seq) \
+         SELECT e.line, e.written, e.code, c.bank_id, c.lot_id, c.seq FROM respelled AS e \
+         JOIN coupon AS c ON c.namespace_id = $1 AND c.code = e.code",
+    )
+    .bind::<Integer, _>(namespace_id)
+    .execute(connection)?;
+    // Two spellings of the file may stand for one code.
+    Ok(connection.batch_execute(
+        "INSERT INTO already (line) SELECT DISTINCT f.line FROM \
+             (SELECT g.line, min(g.line) OVER (PARTITION BY g.code) AS first FROM found AS g) AS f WHERE f.line > f.first",
+    )?)
+}
+
+fn find_already_redeemed(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
+    #[derive(QueryableByName)]
+    struct Asked {
+        #[diesel(sql_type = Bool)]
+        citus: bool,
+        #[diesel(sql_type = Bool)]
+        any_redemptions: bool,
+    }
+    let asked: Asked = diesel::sql_query(
+        "SELECT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'citus') AS citus, \
+             EXISTS (SELECT FROM redemption AS r WHERE r.namespace_id = $1) AS any_redemptions",
+    )
+    .bind::<Integer, _>(namespace_id)
+    .get_result(connection)?;
+    if !asked.any_redemptions {
+        return Ok(());
+    }
+    let met = if asked.citus {
+        "JOIN (SELECT x.code FROM redemption AS x WHERE x.namespace_id = $1) AS r ON r.code = f.code"
+    } else {
+        "CROSS JOIN LATERAL (SELECT FROM redemption AS x WHERE x.namespace_id = $1 AND x.code = f.code OFFSET 0) AS r"
+    };
+    diesel::sql_query(format!(
+        "INSERT INTO already (line) SELECT DISTINCT f.line FROM found AS f {met} \
+         WHERE NOT EXISTS (SELECT FROM already AS a WHERE a.line = f.line)"
+    ))
+    .bind::<Integer, _>(namespace_id)
+    .execute(connection)?;
     Ok(())
 }
 
@@ -212,59 +273,54 @@ fn insert(
     upload_id: i64,
     redeemed_at: DateTime<Utc>,
 ) -> Result<RedemptionCounts, StoreError> {
-    diesel::sql_query(
-        "WITH added AS ( \
-             INSERT INTO redemption AS r (namespace_id, code, upload_id, line, redeemed_at) \
-             SELECT $1, coalesce(u.code, u.written), $2, min(u.line), $3 FROM used AS u \
-             GROUP BY coalesce(u.code, u.written) ORDER BY 2 \
-             ON CONFLICT DO NOTHING RETURNING r.code, r.line) \
-         INSERT INTO redeemed_now (code, line) SELECT code, line FROM added",
+    // Nobody else redeems meanwhile, so that what is not in `already` is new.
+    let inserted = diesel::sql_query(
+        "INSERT INTO redemption AS r (namespace_id, code, upload_id, line, redeemed_at) \
+         SELECT DISTINCT ON (f.code) $1, f.code, $2, f.line, $3 FROM found AS f \
+         WHERE NOT EXISTS (SELECT FROM already AS a WHERE a.line = f.line) ORDER BY f.code",
     )
     .bind::<Integer, _>(namespace_id)
     .bind::<BigInt, _>(upload_id)
     .bind::<Timestamptz, _>(redeemed_at)
-    .execute(connection)?;
-    connection.batch_execute("ANALYZE redeemed_now")?;
-    // Every row of the file is in exactly one of the four.
-    Ok(diesel::sql_query(
-        "SELECT (SELECT count(*) FROM staged_redemption) - count(*) AS repeated, \
-             count(*) FILTER (WHERE nth > 1 OR NOT fresh) AS already, \
-             count(*) FILTER (WHERE nth = 1 AND fresh AND code IS NULL) AS unknown, \
-             count(*) FILTER (WHERE nth = 1 AND fresh AND code IS NOT NULL) AS redeemed \
-         FROM (SELECT u.code, n.code IS NOT NULL AS fresh, \
-                 row_number() OVER (PARTITION BY coalesce(u.code, u.written) ORDER BY u.line) AS nth \
-             FROM used AS u LEFT JOIN redeemed_now AS n ON n.code = coalesce(u.code, u.written)) AS rows",
+    .execute(connection)? as u64;
+    #[derive(QueryableByName)]
+    struct Counted {
+        #[diesel(sql_type = BigInt)]
+        already: i64,
+        #[diesel(sql_type = BigInt)]
+        unknown: i64,
+    }
+    let counted: Counted = diesel::sql_query(
+        "SELECT (SELECT count(*) FROM already) AS already, \
+             (SELECT count(*) FROM found AS f WHERE f.bank_id IS NULL \
+              AND NOT EXISTS (SELECT FROM already AS a WHERE a.line = f.line)) AS unknown",
     )
-    .get_result(connection)?)
+    .get_result(connection)?;
+    let unknown = u64::try_from(counted.unknown).unwrap_or_default();
+    let already = u64::try_from(counted.already).unwrap_or_default();
+    Ok(RedemptionCounts { already, unknown, redeemed: inserted.saturating_sub(unknown) })
 }
+
+/// Coupons that are redeemed from now on.
+const REDEEMED_NOW: &str = "(SELECT f.bank_id, f.lot_id, f.seq, f.line FROM found AS f \
+     WHERE f.bank_id IS NOT NULL AND NOT EXISTS (SELECT FROM already AS a WHERE a.line = f.line))";
 
 /// Takes the codes that nobody has been given yet, or that came back and wait (one place at most for each), out of their
 /// lots' counts. Lots are locked first, and counted in a statement
 /// of its own: a draw that went before has moved `next_seq`, and the count must see that.
 fn count_in_lots(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<RedeemedInLot>, StoreError> {
-    connection.batch_execute(
-        "CREATE TEMPORARY TABLE redeemed_coupon (bank_id integer NOT NULL, lot_id integer NOT NULL, seq integer NOT NULL, \
-             line bigint NOT NULL) ON COMMIT DROP",
-    )?;
-    diesel::sql_query(
-        "INSERT INTO redeemed_coupon (bank_id, lot_id, seq, line) \
-         SELECT c.bank_id, c.lot_id, c.seq, n.line FROM redeemed_now AS n \
-         JOIN coupon AS c ON c.namespace_id = $1 AND c.code = n.code",
-    )
-    .bind::<Integer, _>(namespace_id)
-    .execute(connection)?;
-    diesel::sql_query(
+    diesel::sql_query(format!(
         "SELECT l.id FROM lot AS l WHERE l.namespace_id = $1 \
-             AND (l.bank_id, l.id) IN (SELECT bank_id, lot_id FROM redeemed_coupon) \
+             AND (l.bank_id, l.id) IN (SELECT n.bank_id, n.lot_id FROM {REDEEMED_NOW} AS n) \
          ORDER BY l.bank_id, l.id FOR NO KEY UPDATE",
-    )
+    ))
     .bind::<Integer, _>(namespace_id)
     .execute(connection)?;
-    Ok(diesel::sql_query(
+    Ok(diesel::sql_query(format!(
         "WITH hit AS MATERIALIZED ( \
              SELECT r.bank_id, r.lot_id, count(*) AS redeemed, min(r.line) AS first_line, max(r.line) AS last_line, \
                  count(*) FILTER (WHERE r.seq >= l.next_seq) AS ahead, count(t.seq) AS returned \
-             FROM redeemed_coupon AS r \
+             FROM {REDEEMED_NOW} AS r \
              JOIN lot AS l ON l.namespace_id = $1 AND l.bank_id = r.bank_id AND l.id = r.lot_id \
              LEFT JOIN (SELECT x.bank_id, x.lot_id, x.seq, x.place FROM returned AS x WHERE x.namespace_id = $1) AS t \
                  ON t.bank_id = r.bank_id AND t.lot_id = r.lot_id AND t.seq = r.seq AND t.place >= l.next_return \
@@ -277,7 +333,7 @@ fn count_in_lots(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<
              l.next_seq::bigint AS handed_out, h.redeemed, h.first_line, h.last_line, h.ahead + h.returned AS unassigned \
          FROM hit AS h JOIN lot AS l ON l.namespace_id = $1 AND l.bank_id = h.bank_id AND l.id = h.lot_id \
          ORDER BY h.bank_id, h.lot_id",
-    )
+    ))
     .bind::<Integer, _>(namespace_id)
     .load(connection)?)
 }
@@ -288,17 +344,17 @@ fn count_in_lots(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<
 /// # Errors
 /// Any [`StoreError`] of the statement.
 pub fn in_nobodys_hands(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<NobodysCodes>, StoreError> {
-    Ok(diesel::sql_query(
+    Ok(diesel::sql_query(format!(
         "SELECT g.bank_id, g.lot_id, count(*) AS count, min(g.line) AS first_line, max(g.line) AS last_line FROM ( \
              SELECT r.bank_id, r.lot_id, r.line, bool_and(b.audience <> 'site' AND (r.seq >= l.next_seq OR t.seq IS NOT NULL)) \
                  OVER (PARTITION BY r.line) AS nobodys \
-             FROM redeemed_coupon AS r \
+             FROM {REDEEMED_NOW} AS r \
              JOIN lot AS l ON l.namespace_id = $1 AND l.bank_id = r.bank_id AND l.id = r.lot_id \
              JOIN bank AS b ON b.namespace_id = $1 AND b.id = r.bank_id \
              LEFT JOIN (SELECT x.bank_id, x.lot_id, x.seq, x.place FROM returned AS x WHERE x.namespace_id = $1) AS t \
                  ON t.bank_id = r.bank_id AND t.lot_id = r.lot_id AND t.seq = r.seq AND t.place >= l.next_return) AS g \
          WHERE g.nobodys GROUP BY g.bank_id, g.lot_id ORDER BY g.bank_id, g.lot_id",
-    )
+    ))
     .bind::<Integer, _>(namespace_id)
     .load(connection)?)
 }
@@ -309,7 +365,9 @@ pub fn in_nobodys_hands(connection: &mut Transaction, namespace_id: i32) -> Resu
 /// Any [`StoreError`] of the statement.
 pub fn noted(connection: &mut Transaction, most: i64) -> Result<Vec<NotedRedemption>, StoreError> {
     Ok(diesel::sql_query(
-        "SELECT line, written, variants FROM used WHERE variants > 0 OR code IS NULL ORDER BY line LIMIT $1",
+        "SELECT DISTINCT f.line, f.written, coalesce(a.codes, 0) AS variants FROM found AS f \
+         LEFT JOIN alike AS a ON a.written = f.written \
+         WHERE f.bank_id IS NULL OR a.codes IS NOT NULL ORDER BY f.line LIMIT $1",
     )
     .bind::<BigInt, _>(most)
     .load(connection)?)

@@ -318,6 +318,23 @@ fn the_ladder_from_a_full_bank_to_an_empty_one_and_back() {
 }
 
 #[test]
+fn a_bank_of_the_site_is_watched_though_no_campaign_uses_it() {
+    let mut rig = Rig::new(&format!("{ACME}[banks.home]\naudience = \"site\"\npersistent = false\nlow_stock = 2\n"));
+    rig.shop.drop("/coupons/home/a.csv", codes("H", 5));
+    assert!(rig.new_subjects().is_empty());
+    rig.shop.drop("/redemptions/1.csv", "H0\nH1\nH2\n");
+    let mails = rig.new_mails();
+    assert_eq!(mails[0]["subject"], "[coupond acme] home has 2 codes left");
+    let text = mails[0]["text"].as_str().unwrap();
+    assert!(text.lines().any(|line| line.starts_with("  Used by:") && line.ends_with(" the site")), "{text}");
+    // The one of nobody is not: nobody misses its codes.
+    rig.shop.drop("/coupons/unused/a.csv", codes("U", 20));
+    let used: String = (0..20).map(|code| format!("U{code}\n")).collect();
+    rig.shop.drop("/redemptions/2.csv", used);
+    assert!(rig.new_subjects().is_empty());
+}
+
+#[test]
 fn a_waiting_batch_says_its_numbers_and_once_a_day_again() {
     let mut rig = Rig::new(ACME);
     rig.shop.drop("/coupons/spring26/a.csv", codes("A", 40));

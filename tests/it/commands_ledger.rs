@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use coupond::config::Name;
 use coupond::ledger::history::Life;
 use coupond::ledger::{Desk, LedgerError, ListReader};
@@ -538,6 +538,65 @@ fn a_life_says_which_check_failed() {
 }
 
 #[test]
+fn rates_of_each_month_per_bank_lot_and_campaign() {
+    let office = Office::new();
+    assert_eq!(office.says(&["banks", "--rates"]), "no codes were handed out yet\n");
+    office.drop("/coupons/spring26/a.until-2026-12-24.csv", "code\nA1\nA2\n");
+    office.drop("/coupons/spring26/b.csv", "code\nB1\nB2\nB3\n");
+    office.drop("/coupons/autumn/a.csv", "code\nC1\nC2\nC3\n");
+    office.batch("/recipients/winback/one.csv", "customer_id\nc1\nc2\nc3\n");
+    office.batch("/recipients/rest/one.csv", "customer_id\nc1\nc2\n");
+    // c1 redeems one and gets another in the month that begins at 05:00 UTC; c2 keeps its own and is not counted again.
+    office.drop("/redemptions/one.csv", "A1\nB3\nNOBODYS\n");
+    office.shop.wait("2026-12-01T05:00:00Z".parse::<DateTime<Utc>>().unwrap() - office.shop.clock.now());
+    office.batch("/recipients/winback/two.csv", "customer_id\nc1\nc2\n");
+    // Redeemed in December, handed out in November.
+    office.drop("/redemptions/two.csv", "C1\n");
+    let rates: Vec<String> = office
+        .json(&["banks", "--rates"])
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rate| {
+            let text = |key: &str| rate[key].as_str().unwrap_or("-").to_owned();
+            format!(
+                "{} {} {} {} {} {} {} {}",
+                text("month"),
+                text("bank"),
+                rate["lot"],
+                text("end_date"),
+                text("campaign"),
+                rate["assigned"],
+                rate["redeemed"],
+                rate["share"]
+            )
+        })
+        .collect();
+    assert_eq!(
+        rates,
+        [
+            "2026-11 autumn 1 - rest 2 1 0.5",
+            "2026-11 spring26 1 2026-12-24 winback 2 1 0.5",
+            "2026-11 spring26 2 - winback 1 0 0.0",
+            "2026-12 spring26 2 - winback 1 0 0.0",
+        ]
+    );
+    assert_eq!(
+        office.says(&["banks", "--rates", "--namespace", "acme"]).lines().collect::<Vec<_>>(),
+        [
+            "month    bank           lot                   campaign  assigned  redeemed  share",
+            "2026-11  acme/autumn    all                   all       2         1         50.0 %",
+            "2026-11  acme/autumn    1                     rest      2         1         50.0 %",
+            "2026-11  acme/spring26  all                   all       3         1         33.3 %",
+            "2026-11  acme/spring26  1 (until 2026-12-24)  winback   2         1         50.0 %",
+            "2026-11  acme/spring26  2                     winback   1         0         0.0 %",
+            "2026-12  acme/spring26  all                   all       1         0         0.0 %",
+            "2026-12  acme/spring26  2                     winback   1         0         0.0 %",
+        ]
+    );
+}
+
+#[test]
 fn who_was_left_out_is_told_too() {
     let office = Office::new();
     office.drop("/coupons/autumn/a.csv", "code\nA1\n");
@@ -570,6 +629,9 @@ fn a_code_that_came_back_has_several_turns() {
     assert!(office.customer("alice").now.is_empty());
     office.shop.wait(TimeDelta::minutes(10));
     office.batch("/recipients/daily/two.csv", "customer_id\nbob\n");
+    // Handed out three times, once in vain.
+    let rates = office.with(coupond::ledger::Desk::rates).unwrap();
+    assert_eq!(rates.iter().map(|rate| (rate.assigned, rate.redeemed)).collect::<Vec<_>>(), [(2, 0)]);
     assert_eq!(
         told(&office.code("D1")),
         [

@@ -12,6 +12,7 @@ mod faults;
 mod harness;
 
 mod alert;
+mod batch_rules;
 mod catalogue;
 mod commands;
 mod commands_ledger;

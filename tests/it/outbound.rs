@@ -452,10 +452,11 @@ impl World {
 fn redeem(store: &Store, upload: i64, at: DateTime<Utc>, codes: &[&str]) {
     store
         .transaction(|transaction| {
+            redemptions::begin_staging(transaction)?;
             redemptions::stage(transaction, |sink| {
                 let mut rows = Vec::new();
-                for code in codes {
-                    redemptions::write_row(1, code, &mut rows).unwrap();
+                for (line, code) in (1..).zip(codes) {
+                    redemptions::write_row(line, code, &mut rows).unwrap();
                 }
                 sink.write_all(&rows).unwrap();
                 Ok::<(), StoreError>(())
@@ -744,6 +745,69 @@ fn a_list_waits_for_its_firing_and_for_fresh_redemptions() {
 }
 
 #[test]
+fn stale_redemptions_hold_up_only_persistent_banks_that_wait() {
+    for (campaign, when_stale, state) in [
+        ("wait", WhenStale::Warn, "exported"),
+        ("wait", WhenStale::Wait, "waiting"),
+        ("once", WhenStale::Wait, "exported"),
+    ] {
+        let mut world = World::new();
+        world.lot("spring", None, &codes("S", 9));
+        world.lot("once", None, &codes("O", 9));
+        let mut settings = (*world.live.current()).clone();
+        let namespace = settings.namespaces.get_mut("acme").unwrap();
+        namespace.redemptions.max_age = Some(Duration::from_secs(3600));
+        namespace.redemptions.when_stale = when_stale;
+        world.live.replace(settings);
+        world.redeem(&[]);
+        let as_of = world.clock.now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let fresh = world.list(campaign, "fresh.csv", "customer_id\nc1\n");
+        world.tick();
+        assert_eq!(world.state_of(fresh), "exported", "{campaign} {when_stale:?}");
+        world.clock.advance(TimeDelta::hours(1));
+        let stale = world.list(campaign, "stale.csv", "customer_id\nc1\nc2\n");
+        // A test send draws nothing, so it need not wait for anything.
+        let proof = world.list(campaign, "look.proof.csv", "customer_id\nc1\n");
+        world.tick();
+        assert_eq!(world.state_of(stale), state, "{campaign} {when_stale:?}");
+        assert_eq!(world.state_of(proof), "exported", "{campaign} {when_stale:?}");
+        if state == "exported" {
+            assert_eq!(world.manifest(campaign, stale)["redemptions_as_of"], as_of.as_str());
+            continue;
+        }
+        assert_eq!(world.number("SELECT count(*) AS n FROM assignment"), 1, "nothing was handed out");
+        assert!(
+            world.word("SELECT waiting_for AS t FROM batch WHERE state = 'waiting'").contains("newer redemption file")
+        );
+        world.redeem(&["S0"]);
+        world.tick();
+        let rows = world.rows(campaign, stale, "csv").unwrap();
+        assert_eq!(rows, ["c1,spring,S1,,replaced_redeemed", "c2,spring,S2,,new"], "what it waited for counts");
+    }
+}
+
+#[test]
+fn a_batch_waits_for_files_that_came_before_its_list() {
+    for (kind, target, goes_on) in
+        [("redemptions", "", false), ("coupons", "spring", false), ("recipients", "wait", true)]
+    {
+        let mut world = World::new();
+        world.lot("spring", None, &codes("S", 9));
+        let earlier = world.upload(kind, target, "earlier.csv");
+        world.sql(&format!("UPDATE upload SET state = 'active', finished_at = NULL WHERE id = {earlier}"));
+        let list = world.list("wait", "list.csv", "customer_id\nc1\n");
+        world.clock.advance(TimeDelta::seconds(1));
+        let later = world.upload(kind, target, "later.csv");
+        world.sql(&format!("UPDATE upload SET state = 'active', finished_at = NULL WHERE id = {later}"));
+        world.tick();
+        assert_eq!(world.state_of(list), if goes_on { "exported" } else { "due" }, "{kind}");
+        world.sql(&format!("UPDATE upload SET state = 'rejected', finished_at = now() WHERE id = {earlier}"));
+        world.tick();
+        assert_eq!(world.state_of(list), "exported", "{kind}: what came later is not waited for");
+    }
+}
+
+#[test]
 fn a_rerun_writes_the_same_bytes_and_draws_nothing() {
     let mut world = World::new();
     world.lot("spring", None, &codes("S", 6));
@@ -806,7 +870,9 @@ fn batches_at_once_never_share_a_code() {
     let mut uploads = Vec::new();
     for batch in 0..6 {
         let rows: String = (0..150).map(|row| format!("c{}\n", batch * 100 + row)).collect();
-        uploads.push(world.list("wait", "list.csv", &format!("customer_id\n{rows}")));
+        // Two campaigns of one bank.
+        let campaign = ["wait", "partial"][batch % 2];
+        uploads.push((campaign, world.list(campaign, "list.csv", &format!("customer_id\n{rows}"))));
     }
     std::thread::scope(|scope| {
         for _ in 0..3 {
@@ -817,9 +883,9 @@ fn batches_at_once_never_share_a_code() {
     world.check_counters();
     let mut held: HashMap<String, String> = HashMap::new();
     let mut holders: HashMap<String, String> = HashMap::new();
-    for upload in uploads {
+    for (campaign, upload) in uploads {
         assert_eq!(world.state_of(upload), "exported");
-        for row in world.rows("wait", upload, "csv").unwrap() {
+        for row in world.rows(campaign, upload, "csv").unwrap() {
             let cells: Vec<&str> = row.split(',').collect();
             let (customer, code) = (cells[0].to_owned(), cells[2].to_owned());
             assert_eq!(held.entry(customer.clone()).or_insert_with(|| code.clone()), &code);
@@ -1079,6 +1145,8 @@ fn the_store_does_what_a_naive_model_does() {
                     }
                     let open_on = if campaign == "morning" { morning(world.clock.now()) } else { open_on };
                     check_batch(&world, &mut model, (campaign, when_short), (upload, list), open_on, &context);
+                    // What is counted is what can be drawn.
+                    assert_eq!(world.remaining("spring", open_on), model.stock(open_on) as i64, "{context}");
                 }
             }
         }

@@ -16,6 +16,7 @@ use crate::reason::{Finding, Reason};
 use crate::store::Transaction;
 use crate::store::banks::{self, KnownBank, NamespaceLock};
 use crate::store::redemptions::{self as store, Lines, NobodysCodes, RedeemedInLot, RedemptionCounts};
+use crate::store::run::{Run, RunRow};
 use crate::store::uploads;
 
 /// How far back names of a series are looked at.
@@ -27,7 +28,7 @@ pub(super) fn apply(
     rows: &mut Rows,
     tally: &mut Tally,
 ) -> Result<Effect, InboundError> {
-    store::stage(transaction, |sink| read(work, rows, tally, sink))?;
+    stage(transaction, work, rows, tally)?;
     super::judge(work, rows, tally)?;
     warn_of_missed(transaction, work, tally)?;
     banks::lock_namespace(transaction, work.claimed.namespace_id, NamespaceLock::Alone)?;
@@ -101,18 +102,57 @@ fn suspicion(known: &[KnownBank], redeemed: &[RedeemedInLot], nobodys: &[Nobodys
     found
 }
 
-/// Reads every row; the good ones go to `sink`.
-fn read(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally, sink: &mut dyn Write) -> Result<(), InboundError> {
-    let mut columns: Option<Columns> = None;
+/// Where the reading of the file is.
+#[derive(Default)]
+struct Reading {
+    columns: Option<Columns>,
+    run: Run,
+    ended: bool,
+}
+
+/// Reads the whole file into a temporary table, in sorted runs.
+fn stage(
+    transaction: &mut Transaction,
+    work: &Work<'_>,
+    rows: &mut Rows,
+    tally: &mut Tally,
+) -> Result<(), InboundError> {
+    let mut reading = Reading::default();
+    store::begin_staging(transaction)?;
+    while !reading.ended {
+        reading.run.clear();
+        read(work, rows, tally, &mut reading)?;
+        reading.run.sort_and_drop_repeats(&[0], |_| {});
+        if !reading.run.is_empty() {
+            store::stage(transaction, |sink| write(&reading.run, sink))?;
+        }
+    }
+    Ok(())
+}
+
+fn write(run: &Run, sink: &mut dyn Write) -> Result<(), InboundError> {
     let mut buffer = Vec::with_capacity(80 * 1024);
-    while let Some(record) = rows.next_record()? {
-        let known = match &columns {
+    for RunRow { number, text, .. } in run.rows() {
+        store::write_row(i64::try_from(number).unwrap_or(i64::MAX), text, &mut buffer)?;
+        super::flush_if_large(&mut buffer, sink)?;
+    }
+    Ok(sink.write_all(&buffer)?)
+}
+
+/// Reads rows until the run is full or the file has ended; the good ones go into the run.
+fn read(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally, reading: &mut Reading) -> Result<(), InboundError> {
+    while !reading.run.is_full() {
+        let Some(record) = rows.next_record()? else {
+            reading.ended = true;
+            break;
+        };
+        let known = match &reading.columns {
             Some(known) => known,
             None => match Columns::from_first(&record) {
                 Ok(found) => {
                     tally.begin(&record, found.header);
                     let skip = found.header;
-                    let found = columns.insert(found);
+                    let found = reading.columns.insert(found);
                     if skip {
                         continue;
                     }
@@ -132,14 +172,13 @@ fn read(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally, sink: &mut dyn Writ
                 if trimmed {
                     tally.warn(Finding::line(Reason::Trimmed, record.line(), "outer blanks were trimmed"), 1);
                 }
-                store::write_row(i64::try_from(record.line()).unwrap_or(i64::MAX), code, &mut buffer)?;
+                reading.run.push(RunRow { number: record.line(), group: 0, text: code });
             }
             Err(Ok(finding)) => tally.reject(finding, record.raw())?,
             Err(Err(finding)) => return Err(super::refuse(rows, finding)),
         }
-        super::flush_if_large(&mut buffer, sink)?;
     }
-    Ok(sink.write_all(&buffer)?)
+    Ok(())
 }
 
 /// Corrects the counts by what the store knew, and lists what no bank holds.
@@ -150,16 +189,18 @@ fn count(
     nobodys: &[NobodysCodes],
 ) -> Result<(), InboundError> {
     let number = |count: i64| u64::try_from(count).unwrap_or_default();
-    tally.rows.accepted = number(counts.redeemed);
-    tally.rows.unknown = number(counts.unknown);
-    tally.rows.duplicate = number(counts.repeated) + number(counts.already);
+    // What was read and is in none of the store's counts stood in the file before.
+    let repeated = tally.rows.accepted.saturating_sub(counts.redeemed + counts.unknown + counts.already);
+    tally.rows.accepted = counts.redeemed;
+    tally.rows.unknown = counts.unknown;
+    tally.rows.duplicate = repeated + counts.already;
     if counts.already > 0 {
         let message = "codes were redeemed before; the first time stands";
-        tally.warn(Finding::file(Reason::AlreadyRedeemed, message), number(counts.already));
+        tally.warn(Finding::file(Reason::AlreadyRedeemed, message), counts.already);
     }
-    if counts.repeated > 0 {
+    if repeated > 0 {
         let message = "codes stood more than once in this file";
-        tally.warn(Finding::file(Reason::DuplicateInFile, message), number(counts.repeated));
+        tally.warn(Finding::file(Reason::DuplicateInFile, message), repeated);
     }
     let unassigned: i64 = nobodys.iter().map(|codes| codes.count).sum();
     if unassigned > 0 {

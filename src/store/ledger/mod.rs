@@ -7,6 +7,7 @@ pub mod batches;
 pub mod customers;
 pub mod life;
 pub mod quarantine;
+pub mod rates;
 pub mod status;
 pub mod undo;
 pub mod uploads;
