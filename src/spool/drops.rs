@@ -126,26 +126,29 @@ impl Stillness {
 
 /// Files where none belongs: beside the campaigns' directories, or in a directory that names no bank or campaign.
 fn astray(layout: &Layout, places: &[Place]) -> io::Result<Vec<Left>> {
-    let mut left = Vec::new();
-    let mut add = |directory: &Path, why| -> io::Result<()> {
-        for entry in entries(directory)? {
-            if !is_unfinished(&entry) && entry.file_type()?.is_file() {
-                left.push(Left { path: entry.path(), why });
-            }
-        }
-        Ok(())
-    };
     let known: BTreeSet<PathBuf> = places.iter().map(|place| layout.drop_directory(place)).collect();
-    add(&layout.root().join("check"), "it lies in no directory of a kind")?;
+    let is = |entry: &fs::DirEntry, wanted: fn(&fs::FileType) -> bool| {
+        !is_unfinished(entry) && entry.file_type().is_ok_and(|found| wanted(&found))
+    };
+    let mut left = Vec::new();
+    let mut add = |directory: &Path, why| match entries(directory) {
+        Ok(entries) => {
+            let files = entries.iter().filter(|entry| is(entry, fs::FileType::is_file));
+            left.extend(files.map(|entry| Left { path: entry.path(), why }));
+        }
+        // Whatever lies in it, it is none of ours and must not hold up what is.
+        Err(_) => left.push(Left { path: directory.to_owned(), why: "the directory cannot be read" }),
+    };
+    add(&layout.root().join("check"), "it lies in no directory of a kind");
     for inbound in [layout.root().to_owned(), layout.root().join("check")] {
         for kind in Kind::EVERY {
             let directory = inbound.join(kind.as_str());
             if !known.contains(&directory) {
-                add(&directory, "it lies in no campaign's directory")?;
+                add(&directory, "it lies in no campaign's directory");
             }
-            for below in entries(&directory)? {
-                if !known.contains(&below.path()) && !is_unfinished(&below) && below.file_type()?.is_dir() {
-                    add(&below.path(), "its directory names no bank or campaign of the configuration")?;
+            for below in entries(&directory)?.iter().filter(|below| is(below, fs::FileType::is_dir)) {
+                if !known.contains(&below.path()) {
+                    add(&below.path(), "its directory names no bank or campaign of the configuration");
                 }
             }
         }

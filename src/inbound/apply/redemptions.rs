@@ -70,7 +70,8 @@ pub(super) fn apply(
 fn warn_of_missed(transaction: &mut Transaction, work: &Work<'_>, tally: &mut Tally) -> Result<(), InboundError> {
     let since = work.now - REMEMBERED;
     let names = uploads::names_that_came(transaction, work.claimed.namespace_id, work.place.kind.as_str(), since)?;
-    let missed = missed(&work.claimed.name, names.iter().map(String::as_str));
+    let mut missed = missed(&work.claimed.name, names.iter().map(String::as_str));
+    missed.retain(|date| !work.namespace.redemptions.skipped.contains(*date));
     if !missed.is_empty() {
         // The clients' reports say it; the admin sees it with `uploads show`.
         let dates: Vec<String> = missed.iter().map(ToString::to_string).collect();
