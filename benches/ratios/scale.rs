@@ -86,7 +86,7 @@ fn work(ground: &Ground, daemon: &mut Daemon, fill: Fill) -> anyhow::Result<[Cos
 
     // Half of what is redeemed: codes all over the bank; at most half of it, so that enough remains for the batch.
     let redeemed = rows.min(fill.codes()) / 2;
-    codes::write_file(&plain, (0..redeemed).map(|line| spread(fill, line * 1_000_003 % redeemed, redeemed)))?;
+    codes::write_file(&plain, codes::any_order(redeemed).into_iter().map(|place| spread(fill, place, redeemed)))?;
     let (report, redemptions) = daemon.upload(&plain, "/redemptions", "redeemed.csv")?;
     ensure!(number(&report, "/rows/accepted")? == redeemed && number(&report, "/rows/unknown")? == 0, "{report:#}");
     tend(daemon)?;
