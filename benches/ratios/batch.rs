@@ -82,9 +82,8 @@ fn one_after_another(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> any
                 } else {
                     job.theirs.push(their_batch(&rival, edition, ground, &mut them)?);
                 }
+                rival.tend_both(&daemon)?;
             }
-            daemon.database("coupond")?.tend()?;
-            rival.database.tend()?;
         }
     }
     std::fs::remove_dir_all(&template)?;
@@ -139,8 +138,7 @@ fn redeem_every_other(
     let sealed = theirs.with_extension("gpg");
     ground.gpg.encrypt(&theirs, &sealed, Key::Rsa, "")?;
     rival.redemptions(&ground.gpg, &sealed, &script)?;
-    daemon.database("coupond")?.tend()?;
-    rival.database.tend()
+    rival.tend_both(daemon)
 }
 
 fn at_once(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> anyhow::Result<()> {
@@ -179,6 +177,7 @@ fn at_once(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> anyhow::Resul
                     std::fs::remove_file(out)?;
                 }
             }
+            rival.tend_both(&daemon)?;
         }
     }
     std::fs::remove_dir_all(&template)?;

@@ -23,6 +23,13 @@ pub fn shuffled(number: u64) -> u64 {
     it
 }
 
+/// The numbers below `many`, in no order.
+pub fn any_order(many: u64) -> Vec<u64> {
+    let mut numbers: Vec<u64> = (0..many).collect();
+    numbers.sort_unstable_by_key(|number| shuffled(*number));
+    numbers
+}
+
 /// Code `index` of a file that comes in any order.
 pub fn of_file(series: u16, index: u64) -> Code {
     shuffled(index) << 10 | u64::from(series)

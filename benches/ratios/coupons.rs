@@ -15,8 +15,6 @@ use crate::table::{Goal, Job, Turn, turns};
 const SERIES: u16 = 1_000;
 /// In the file for the filled bank, every so many-th code is there already.
 const DUPLICATE_EVERY: u64 = 100;
-/// Multiplied by it, the numbers below any other number come in another order.
-const PRIME: u64 = 1_000_003;
 
 /// Both jobs.
 pub fn run(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> anyhow::Result<()> {
@@ -37,9 +35,10 @@ pub fn run(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> anyhow::Resul
     let name = format!("{rows} codes, 1 % of them there already, into a bank of {}", fill.codes());
     let mut filled = Job::new(name, rival, Goal::faster(3.0));
     let duplicates = rows.div_ceil(DUPLICATE_EVERY);
+    let order = codes::any_order(duplicates);
     let there = |index: u64| {
         // Spread over the bank, none twice, in no order.
-        let place = (index / DUPLICATE_EVERY) * PRIME % duplicates;
+        let place = order.get((index / DUPLICATE_EVERY) as usize).copied().unwrap_or_default();
         let step = fill.codes() / duplicates;
         let at = place * step + codes::shuffled(place) % step;
         let lot = u16::try_from(at / size).unwrap_or(0) + 1;
@@ -96,6 +95,7 @@ fn play(
         } else {
             job.theirs.push(rival.coupons(&ground.gpg, file, &ground.path("coupons.sql"))?);
         }
+        rival.tend_both(&daemon)?;
     }
     let ours = daemon.database("coupond")?.fingerprint("coupon")?;
     let theirs = rival.database.fingerprint("coupon")?;

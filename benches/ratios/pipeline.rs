@@ -1,7 +1,8 @@
 //! The rival of the store's jobs: what a team builds from gpg, psql and SQL, in the same PostgreSQL with the same settings.
 //!
 //! One table of codes with a primary key and one unique key. A team would have more indexes, which cost it more; where
-//! this page had a choice, it took what is faster for the rival: temporary tables, analysed; no durability of its files.
+//! this page had a choice, it took what is faster for the rival: temporary tables, analysed; as much memory as coupond takes;
+//! no durability of its files.
 
 use std::path::Path;
 
@@ -14,6 +15,8 @@ const TABLE: &str = "CREATE TABLE coupon (id bigserial, bank_id integer NOT NULL
                      status text NOT NULL DEFAULT 'available', customer text);";
 const KEYS: &str = "SET maintenance_work_mem = '512MB'; \
                     ALTER TABLE coupon ADD PRIMARY KEY (id), ADD UNIQUE (bank_id, code);";
+/// What coupond sets for its own batches.
+const WORK_MEM: &str = "SET work_mem = '128MB';\n";
 
 /// The team's database.
 pub struct Pipeline {
@@ -40,6 +43,12 @@ impl Pipeline {
         Ok(Self { database: daemon.database("rival")? })
     }
 
+    /// Nothing of the last turn is left for autovacuum to do in the next one, on neither side.
+    pub fn tend_both(&self, daemon: &Daemon) -> anyhow::Result<()> {
+        daemon.database("coupond")?.tend()?;
+        self.database.tend()
+    }
+
     /// `gpg -d | psql`: an encrypted file through a script that reads it as `pstdin`.
     fn decrypted(&self, gpg: &Gpg, file: &Path, script: &Path, sql: &str) -> anyhow::Result<Cost> {
         std::fs::write(script, sql)?;
@@ -51,7 +60,7 @@ impl Pipeline {
     /// Codes into bank 1.
     pub fn coupons(&self, gpg: &Gpg, file: &Path, script: &Path) -> anyhow::Result<Cost> {
         let sql = format!(
-            "BEGIN;\n\
+            "{WORK_MEM}BEGIN;\n\
              CREATE TEMPORARY TABLE staging (code text) ON COMMIT DROP;\n\
              \\copy staging (code) FROM pstdin WITH (FORMAT csv, HEADER)\n\
              INSERT INTO coupon (bank_id, code, end_date) SELECT 1, code, '{UNTIL}' FROM staging \
@@ -63,20 +72,22 @@ impl Pipeline {
 
     /// Codes that were redeemed, whichever bank has them.
     pub fn redemptions(&self, gpg: &Gpg, file: &Path, script: &Path) -> anyhow::Result<Cost> {
-        let sql = "BEGIN;\n\
+        let sql = format!(
+            "{WORK_MEM}BEGIN;\n\
              CREATE TEMPORARY TABLE staging (code text) ON COMMIT DROP;\n\
              \\copy staging (code) FROM pstdin WITH (FORMAT csv, HEADER)\n\
              ANALYZE staging;\n\
              UPDATE coupon SET status = 'redeemed' FROM staging WHERE coupon.code = staging.code;\n\
-             COMMIT;\n";
-        self.decrypted(gpg, file, script, sql)
+             COMMIT;\n"
+        );
+        self.decrypted(gpg, file, script, &sql)
     }
 
     /// One batch: who holds a code keeps it, the others get the next ones; everybody's code into a file.
     fn batch_script(bank: u32, list: &Path, out: &Path) -> String {
         let (list, out) = (list.display(), out.display());
         format!(
-            "BEGIN;\n\
+            "{WORK_MEM}BEGIN;\n\
              CREATE TEMPORARY TABLE list (line bigserial, customer text, first_name text) ON COMMIT DROP;\n\
              \\copy list (customer, first_name) FROM '{list}' WITH (FORMAT csv, HEADER)\n\
              ANALYZE list;\n\

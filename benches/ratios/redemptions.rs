@@ -27,8 +27,7 @@ pub fn run(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> anyhow::Resul
         codes::of_lot(fill.series(bank, 1), at, rows)
     };
     let whole = rows - rows % u64::from(BANKS);
-    let order = |line: u64| (line as u128 * 1_000_003 % u128::from(whole)) as u64;
-    codes::write_file(&plain, (0..whole).map(|line| code(order(line))))?;
+    codes::write_file(&plain, codes::any_order(whole).into_iter().map(code))?;
     let file = plain.with_extension("csv.gpg");
     ground.gpg.encrypt(&plain, &file, Key::Rsa, "")?;
     std::fs::remove_file(&plain)?;
@@ -53,6 +52,7 @@ pub fn run(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> anyhow::Resul
             } else {
                 job.theirs.push(rival.redemptions(&ground.gpg, &file, &ground.path("redemptions.sql"))?);
             }
+            rival.tend_both(&daemon)?;
         }
         let ours = daemon.database("coupond")?;
         let redeemed = "coupon WHERE EXISTS (SELECT FROM redemption r WHERE (r.namespace_id, r.code) = \

@@ -21,9 +21,6 @@ const GROWTH: f64 = 1.5;
 const AT_ONCE: f64 = 1.0;
 const MEMORY_ONLY: Goal = Goal { wall: None, cpu: None, peak: Some(PEAK) };
 
-/// The kinds of work whose cost must not grow.
-const WORK: [&str; 3] = ["codes", "redemptions", "recipients, all new"];
-
 /// Three banks, three kinds of work on each, then the commands.
 pub fn run(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> anyhow::Result<()> {
     let rows = ground.size.scale_rows;
@@ -35,8 +32,9 @@ pub fn run(ground: &Ground, rounds: usize, jobs: &mut Vec<Job>) -> anyhow::Resul
             fill.coupond(&daemon.database("coupond")?)?;
             daemon.stop()?
         };
-        let named = |work: &str| Job::new(format!("{rows} {work}, bank of {}", fill.codes()), "", MEMORY_ONLY);
-        let mut worked = WORK.map(named);
+        let kinds = [("codes", rows), ("redemptions", redeemed(rows, fill)), ("recipients, all new", rows)];
+        let mut worked =
+            kinds.map(|(work, rows)| Job::new(format!("{rows} {work}, bank of {}", fill.codes()), "", MEMORY_ONLY));
         let mut quick: Vec<(String, f64)> = Vec::new();
         for round in 0..rounds {
             // The last round may have the template itself: there is no room for two of the largest.
@@ -84,9 +82,8 @@ fn work(ground: &Ground, daemon: &mut Daemon, fill: Fill) -> anyhow::Result<[Cos
     ensure!(in_store == fill.codes() + rows, "the store has {in_store} codes");
     tend(daemon)?;
 
-    // Half of what is redeemed: codes all over the bank; at most half of it, so that enough remains for the batch.
-    let redeemed = rows.min(fill.codes()) / 2;
-    codes::write_file(&plain, (0..redeemed).map(|line| spread(fill, line * 1_000_003 % redeemed, redeemed)))?;
+    let redeemed = redeemed(rows, fill);
+    codes::write_file(&plain, codes::any_order(redeemed).into_iter().map(|place| spread(fill, place, redeemed)))?;
     let (report, redemptions) = daemon.upload(&plain, "/redemptions", "redeemed.csv")?;
     ensure!(number(&report, "/rows/accepted")? == redeemed && number(&report, "/rows/unknown")? == 0, "{report:#}");
     tend(daemon)?;
@@ -97,6 +94,11 @@ fn work(ground: &Ground, daemon: &mut Daemon, fill: Fill) -> anyhow::Result<[Cos
     check(&listed(found.first().context("no manifest")?, &[("new", rows)])?, &plain, 1, &[])?;
     tend(daemon)?;
     Ok([coupons, redemptions, batch])
+}
+
+/// How many codes are redeemed: so few that enough remains for the batch in the smallest bank.
+fn redeemed(rows: u64, fill: Fill) -> u64 {
+    rows.min(fill.codes()) / 2
 }
 
 /// Code `place` of `of` that are spread over the bank.
