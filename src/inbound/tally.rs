@@ -133,14 +133,15 @@ impl Tally {
         self.columns = Some(if header { first.fields().map(ToOwned::to_owned).collect() } else { Vec::new() });
     }
 
-    /// Adds `count` findings of the same kind as a warning; the message of the first stays.
+    /// Adds `count` findings of the same kind as a warning; the message of the first stays, and the lowest line: what is
+    /// found in sorted rows is not found in the order of lines.
     pub fn warn(&mut self, finding: Finding, count: u64) {
-        let warning = self.warnings.entry(finding.reason).or_insert_with(|| Warning {
-            reason: finding.reason.as_str(),
-            message: finding.message,
-            line: finding.line,
-            count: 0,
-        });
+        let Finding { reason, line, message, .. } = finding;
+        let new = || Warning { reason: reason.as_str(), message, line, count: 0 };
+        let warning = self.warnings.entry(reason).or_insert_with(new);
+        if let (Some(first), Some(line)) = (warning.line, line) {
+            warning.line = Some(first.min(line));
+        }
         warning.count += count;
     }
 

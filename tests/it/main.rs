@@ -13,6 +13,7 @@ mod harness;
 
 mod alert;
 mod batch_rules;
+mod bulk;
 mod catalogue;
 mod commands;
 mod commands_ledger;

@@ -1,0 +1,469 @@
+//! The bulk paths, against naive models: files of several runs, lists that are joined as a whole, and everything at once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use coupond::outbound::{KeyedDoors, Outbound};
+use coupond::store::ledger::batches::BatchFilter;
+use diesel::connection::SimpleConnection as _;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use serde_json::Value;
+
+use crate::harness::workshop::{Workshop, acme};
+
+const NAMESPACE: &str = r#"
+new_banks = "create"
+[banks.keep]
+fallback_code = "STATIC"
+[banks.apart]
+persist_per = "channel"
+[banks.once]
+persistent = false
+[campaigns.some]
+bank = "keep"
+channel = "email"
+schedule = "on-arrival"
+when_short = "partial"
+[campaigns.static]
+bank = "keep"
+channel = "email"
+schedule = "on-arrival"
+when_short = "fallback"
+[campaigns.mail]
+bank = "apart"
+channel = "email"
+schedule = "on-arrival"
+when_short = "partial"
+[campaigns.text]
+bank = "apart"
+channel = "sms"
+schedule = "on-arrival"
+when_short = "partial"
+[campaigns.daily]
+bank = "once"
+channel = "email"
+schedule = "on-arrival"
+when_short = "partial"
+"#;
+
+/// xorshift: the same numbers in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % below as u64).unwrap()
+    }
+}
+
+#[derive(QueryableByName)]
+struct Number {
+    #[diesel(sql_type = BigInt)]
+    n: i64,
+}
+
+#[derive(QueryableByName)]
+struct Word {
+    #[diesel(sql_type = Text)]
+    t: String,
+}
+
+struct Bulk {
+    shop: Workshop,
+    outbound: Outbound,
+    lists: usize,
+}
+
+impl Bulk {
+    fn new() -> Self {
+        let shop = Workshop::new(NAMESPACE);
+        let doors = Arc::new(KeyedDoors {
+            keyring: Arc::clone(&shop.inbound.keyring),
+            live: shop.live.clone(),
+            clock: shop.clock.clone(),
+        });
+        let outbound = Outbound::new(shop.store.clone(), shop.live.clone(), shop.clock.clone(), doors.clone(), doors);
+        Self { shop, outbound, lists: 0 }
+    }
+
+    fn number(&self, query: &str) -> i64 {
+        diesel::sql_query(query).get_result::<Number>(&mut self.shop.store.connection().unwrap()).unwrap().n
+    }
+
+    fn words(&self, query: &str) -> Vec<String> {
+        let rows: Vec<Word> = diesel::sql_query(query).load(&mut self.shop.store.connection().unwrap()).unwrap();
+        rows.into_iter().map(|row| row.t).collect()
+    }
+
+    fn sql(&self, statements: &str) {
+        self.shop.store.connection().unwrap().batch_execute(statements).unwrap();
+    }
+
+    fn drop(&self, path: &str, content: &str) -> Value {
+        let report = self.shop.drop(path, content);
+        assert_eq!(report["status"], "applied", "{path}: {report:#}");
+        report
+    }
+
+    /// Drops a list and runs its batch. Returns the batch.
+    fn batch(&mut self, campaign: &str, customers: &[String]) -> i64 {
+        self.lists += 1;
+        let mut list = "place,customer_id\n".to_owned();
+        for (place, customer) in customers.iter().enumerate() {
+            writeln!(list, "{place},{customer}").unwrap();
+        }
+        let upload = self.drop(&format!("/recipients/{campaign}/list{}.csv", self.lists), &list);
+        let _ = self.outbound.tick();
+        let namespace = self.shop.store.namespace_id(&acme()).unwrap();
+        let filter = BatchFilter { limit: 1000, ..BatchFilter::default() };
+        let batches = self.shop.store.list_batches(namespace, &filter).unwrap();
+        let made = batches.into_iter().find(|batch| Some(batch.upload_id) == upload["upload_id"].as_i64());
+        made.expect("a batch of the list").id
+    }
+
+    /// The files of a batch with their bytes.
+    fn files(&self, batch: i64) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut files = BTreeMap::new();
+        for campaign in fs::read_dir(self.shop.layout().root().join("assignments")).unwrap() {
+            for file in fs::read_dir(campaign.unwrap().path()).unwrap() {
+                let path = file.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                if name.contains(&format!(".{batch}.")) && !name.contains("corrections") {
+                    files.insert(path.clone(), fs::read(&path).unwrap());
+                }
+            }
+        }
+        files
+    }
+
+    /// Makes the files of a batch again as if the daemon had been killed right after the draw.
+    fn check_rerun(&self, batch: i64, context: &str) {
+        let first = self.files(batch);
+        assert!(first.len() >= 2, "{context}: {:?}", first.keys());
+        first.keys().for_each(|path| fs::remove_file(path).unwrap());
+        self.sql(&format!(
+            "UPDATE batch SET state = 'assigned', manifest = NULL, exported_at = NULL, lease_until = NULL WHERE id = {batch}"
+        ));
+        let _ = self.outbound.tick();
+        let again = self.files(batch);
+        assert_eq!(first.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>(), "{context}");
+        for (path, bytes) in &first {
+            if path.extension().is_some_and(|extension| extension == "json") {
+                continue;
+            }
+            let (one, other) = (String::from_utf8_lossy(bytes), String::from_utf8_lossy(&again[path]));
+            let differs = one.lines().zip(other.lines()).find(|(one, other)| one != other);
+            assert!(*bytes == again[path], "{context} {}: {differs:?}", path.display());
+        }
+    }
+
+    /// Every row of the list once, in order; returns the code of each row that has one.
+    fn check_rows(&self, batch: i64, customers: &[String], context: &str) -> HashMap<String, (String, String)> {
+        let mut places = Vec::new();
+        let mut got: HashMap<String, (String, String)> = HashMap::new();
+        for (path, bytes) in self.files(batch) {
+            if path.extension().is_none_or(|extension| extension != "csv") {
+                continue;
+            }
+            let mut last = None;
+            for line in String::from_utf8(bytes).unwrap().lines().skip(1) {
+                let cells: Vec<&str> = line.split(',').collect();
+                let place: usize = cells[0].parse().unwrap();
+                assert!(last < Some(place), "{context}: out of order at {place}");
+                last = Some(place);
+                assert_eq!(cells[1], customers[place], "{context}");
+                places.push(place);
+                if let [_, _, _, code, _, outcome] = *cells.as_slice()
+                    && outcome != "fallback"
+                {
+                    let now = (code.to_owned(), outcome.to_owned());
+                    let before = got.insert(cells[1].to_owned(), now.clone());
+                    assert!(before.is_none_or(|before| before == now), "{context}: two codes for {}", cells[1]);
+                }
+            }
+        }
+        places.sort_unstable();
+        assert_eq!(places, (0..customers.len()).collect::<Vec<_>>(), "{context}");
+        let hands: HashSet<&String> = got.values().map(|(code, _)| code).collect();
+        assert_eq!(hands.len(), got.len(), "{context}: a code in two hands");
+        got
+    }
+
+    /// Every counter equals a recount, numbers have no gap, no code is in two hands, none was redeemed before it was given.
+    fn check_store(&self, context: &str) {
+        let wrong = self.words(
+            "SELECT format('bank %s lot %s: size %s next_seq %s ahead %s returns %s next_return %s redeemed %s; void %s',
+                 l.bank_id, l.id, size, next_seq, redeemed_ahead, returns, next_return, returns_redeemed, voided_at) AS t
+             FROM lot l WHERE l.voided_at IS NULL AND
+                (size, redeemed_ahead, returns, returns_redeemed) IS DISTINCT FROM (
+                    (SELECT count(*)::int FROM coupon c WHERE c.bank_id = l.bank_id AND c.lot_id = l.id),
+                    (SELECT count(*)::int FROM coupon c JOIN redemption r USING (namespace_id, code)
+                     WHERE c.bank_id = l.bank_id AND c.lot_id = l.id AND c.seq >= l.next_seq),
+                    (SELECT count(*)::int FROM returned t WHERE t.bank_id = l.bank_id AND t.lot_id = l.id),
+                    (SELECT count(*)::int FROM returned t JOIN redemption r USING (namespace_id, code)
+                     WHERE t.bank_id = l.bank_id AND t.lot_id = l.id AND t.place >= l.next_return))
+             OR size <> (SELECT max(c.seq) + 1 FROM coupon c WHERE c.bank_id = l.bank_id AND c.lot_id = l.id)
+             OR size <> (SELECT count(DISTINCT c.seq) FROM coupon c WHERE c.bank_id = l.bank_id AND c.lot_id = l.id)
+             OR next_seq <> (SELECT coalesce(max(a.seq) + 1, 0) FROM assignment a
+                             WHERE a.bank_id = l.bank_id AND a.lot_id = l.id)
+             OR next_seq <> (SELECT count(*) FROM assignment a WHERE a.bank_id = l.bank_id AND a.lot_id = l.id AND a.turn = 0)
+                    + (SELECT count(*) FROM coupon c JOIN redemption r USING (namespace_id, code)
+                       WHERE c.bank_id = l.bank_id AND c.lot_id = l.id AND c.seq < l.next_seq AND NOT EXISTS (
+                           SELECT FROM assignment a WHERE a.bank_id = l.bank_id AND a.lot_id = l.id AND a.seq = c.seq))",
+        );
+        assert_eq!(wrong, Vec::<String>::new(), "{context}");
+        let twice = "SELECT count(*) - count(DISTINCT (a.bank_id, a.code)) AS n FROM assignment a
+             WHERE NOT EXISTS (SELECT FROM returned t
+                 WHERE (a.bank_id, a.lot_id, a.seq, a.turn) = (t.bank_id, t.lot_id, t.seq, t.turn))";
+        assert_eq!(self.number(twice), 0, "{context}: a code is in two hands");
+        let redeemed = "SELECT count(*) AS n FROM assignment a JOIN redemption r USING (namespace_id, code)
+             JOIN batch b ON b.id = a.batch_id WHERE r.redeemed_at < b.assigned_at";
+        assert_eq!(self.number(redeemed), 0, "{context}: a redeemed code was handed out");
+        let other = "SELECT count(*) AS n FROM coupon c JOIN assignment a USING (namespace_id, bank_id, lot_id, seq)
+             WHERE c.code <> a.code";
+        assert_eq!(self.number(other), 0, "{context}: an assignment with another's code");
+    }
+}
+
+fn lines<T: AsRef<str>>(rows: impl IntoIterator<Item = T>) -> String {
+    rows.into_iter().fold(String::new(), |mut all, row| {
+        all.push_str(row.as_ref());
+        all.push('\n');
+        all
+    })
+}
+
+fn minutes(count: i64) -> chrono::TimeDelta {
+    chrono::TimeDelta::minutes(count)
+}
+
+/// What a batch exports out of the draw's own tables is what it exports out of the record, now and whatever happens later.
+#[test]
+fn a_rerun_out_of_the_record_writes_what_the_first_run_wrote() {
+    let mut bulk = Bulk::new();
+    let mut dice = Dice(7);
+    let mut batches: Vec<(i64, String)> = Vec::new();
+    let mut in_stock: Vec<String> = Vec::new();
+    let mut sent: Vec<(i64, Vec<String>)> = Vec::new();
+    for step in 0..22 {
+        let large = step % 3 != 2;
+        let bank = ["keep", "apart", "once"][step % 3];
+        let size = if large { 9_000 } else { 2_500 };
+        let until = ["", ".until-2026-11-26", ".until-2026-11-30", ".until-2027-06-30"][step / 2 % 4];
+        let fresh: Vec<String> = (0..size).map(|n| format!("{bank}-{step}-{:05}", (n * 7919) % size)).collect();
+        if step % 2 == 0 {
+            bulk.drop(&format!("/coupons/{bank}/codes{step}{until}.csv"), &lines(&fresh));
+            in_stock.extend(fresh);
+        }
+        bulk.shop.wait(minutes(230));
+        if step > 1 {
+            let used: BTreeSet<&String> =
+                (0..in_stock.len() / 40 + 1).map(|_| &in_stock[dice.roll(in_stock.len())]).collect();
+            bulk.drop(&format!("/redemptions/used{step}.csv"), &lines(&used));
+        }
+        bulk.shop.wait(minutes(230));
+        if let Some((batch, customers)) = sent.pop().filter(|_| step % 4 != 0) {
+            let back: BTreeSet<&String> = customers.iter().filter(|_| dice.roll(3) == 0).collect();
+            let back = format!("customer_id\n{}", lines(back));
+            bulk.drop(&format!("/recipients/daily/list.{batch}.not-sent.csv"), &back);
+        }
+        for campaign in match bank {
+            "keep" => ["some", "static"],
+            "apart" => ["mail", "text"],
+            _ => ["daily", "daily"],
+        } {
+            let length = if large { 10_500 + dice.roll(3_000) } else { 1 + dice.roll(2_000) };
+            let customers: Vec<String> = (0..length).map(|_| format!("c{}", dice.roll(12_000))).collect();
+            let context = format!("step {step} {campaign}");
+            let batch = bulk.batch(campaign, &customers);
+            let got = bulk.check_rows(batch, &customers, &context);
+            bulk.check_store(&context);
+            bulk.check_rerun(batch, &context);
+            assert_eq!(bulk.check_rows(batch, &customers, &context), got, "{context}");
+            if campaign == "daily" {
+                sent.push((batch, customers));
+            }
+            batches.push((batch, context));
+        }
+    }
+    for (batch, context) in &batches {
+        bulk.check_rerun(*batch, &format!("{context}, later"));
+    }
+    let outcomes = bulk.words("SELECT DISTINCT outcome || '/' || turn AS t FROM assignment ORDER BY 1");
+    assert!(outcomes.len() >= 4, "{outcomes:?}");
+}
+
+/// A file larger than one run: 24 MiB of codes. What a code's first line says counts, whichever run repeats it.
+#[test]
+fn coupons_of_several_runs() {
+    let bulk = Bulk::new();
+    let long = |number: usize| format!("{}{number:07}", "K".repeat(92));
+    // Some are there already.
+    let there: BTreeSet<usize> = (0..2_000).map(|n| n * 137).collect();
+    bulk.drop("/coupons/keep/first.csv", &lines(there.iter().map(|n| long(*n))));
+    let mut dice = Dice(11);
+    let rows: Vec<(usize, &str, &str)> = (0..330_000)
+        .map(|_| {
+            let bank = ["keep", "keep", "keep", "apart", "made"][dice.roll(5)];
+            (dice.roll(400_000), bank, ["", "2026-12-31", "2027-12-31"][dice.roll(3)])
+        })
+        .collect();
+    let mut file = "code,bank_name,end_date\n".to_owned();
+    for (code, bank, end) in &rows {
+        writeln!(file, "{},{bank},{end}", long(*code)).unwrap();
+    }
+    assert!(rows.len() * 99 > (24 << 20) + 1000, "more than one run");
+    let mut first: BTreeMap<(&str, usize), (usize, &str)> = BTreeMap::new();
+    let mut duplicates: BTreeMap<usize, bool> = BTreeMap::new();
+    for ((code, bank, end), line) in rows.iter().zip(2..) {
+        let known = *bank == "keep" && there.contains(code);
+        if known || first.contains_key(&(*bank, *code)) {
+            duplicates.insert(line, known);
+        } else {
+            first.insert((*bank, *code), (line, end));
+        }
+    }
+    let report = bulk.drop("/coupons/several.csv", &file);
+    let counts = |name: &str| report["rows"][name].as_u64().unwrap();
+    assert_eq!(counts("read"), rows.len() as u64);
+    assert_eq!(counts("accepted"), first.len() as u64);
+    assert_eq!(counts("duplicate"), duplicates.len() as u64);
+    let warned = |reason: &str| {
+        let warnings = report["warnings"].as_array().unwrap();
+        let found = warnings.iter().find(|warning| warning["reason"] == reason);
+        let found = found.unwrap_or_else(|| panic!("no {reason} in {report:#}"));
+        (found["count"].as_u64().unwrap(), found["line"].as_u64())
+    };
+    let (in_file, in_bank) = (warned("DUPLICATE_IN_FILE"), warned("DUPLICATE_IN_BANK"));
+    assert_eq!(in_file.0 + in_bank.0, duplicates.len() as u64);
+    let listed = bulk.shop.rejects(&report);
+    assert_eq!(listed.len(), duplicates.len().min(100_000));
+    for row in &listed {
+        let line: usize = row[0].parse().unwrap();
+        assert!(duplicates.contains_key(&line), "line {line} is no duplicate");
+        assert_eq!(row[3], long(rows[line - 2].0), "line {line}");
+        assert!(row[1] == "DUPLICATE_IN_FILE" || duplicates[&line], "line {line} {}", row[1]);
+    }
+    let lowest =
+        |reason: &str| listed.iter().filter(|row| row[1] == reason).map(|row| row[0].parse::<u64>().unwrap()).min();
+    assert_eq!(in_file.1, lowest("DUPLICATE_IN_FILE"), "the first line");
+    assert_eq!(in_bank.1, lowest("DUPLICATE_IN_BANK"), "the first line");
+    let stored: BTreeSet<String> = bulk
+        .words(
+            "SELECT b.name || ' ' || right(c.code, 7) || ' ' || coalesce(l.end_date::text, '') AS t FROM coupon c
+             JOIN bank b ON b.id = c.bank_id JOIN lot l ON l.bank_id = c.bank_id AND l.id = c.lot_id
+             JOIN upload u ON u.id = l.upload_id WHERE u.name = 'several.csv'",
+        )
+        .into_iter()
+        .collect();
+    let expected: BTreeSet<String> =
+        first.iter().map(|((bank, code), (_, end))| format!("{bank} {code:07} {end}")).collect();
+    assert!(stored == expected, "{:?}", stored.symmetric_difference(&expected).take(5).collect::<Vec<_>>());
+    bulk.check_store("several runs");
+
+    // The same as redemptions: exact, in other case, unknown, repeated across runs.
+    let mut used = String::new();
+    let mut spellings: Vec<String> = Vec::new();
+    for _ in 0..300_000 {
+        let code = long(dice.roll(450_000));
+        let code = if dice.roll(4) == 0 { code.to_ascii_lowercase() } else { code };
+        used.push_str(&code);
+        used.push('\n');
+        spellings.push(code);
+    }
+    let known: HashSet<String> = bulk.words("SELECT DISTINCT code AS t FROM coupon").into_iter().collect();
+    let (mut redeemed, mut unknown, mut again) = (HashSet::new(), HashSet::new(), 0);
+    for spelling in &spellings {
+        let upper = spelling.to_ascii_uppercase();
+        let fresh = if known.contains(&upper) { redeemed.insert(upper) } else { unknown.insert(spelling.clone()) };
+        again += u64::from(!fresh);
+    }
+    let report = bulk.drop("/redemptions/used.csv", &used);
+    let rows = |report: &Value| {
+        ["read", "accepted", "unknown", "duplicate"].map(|name| report["rows"][name].as_u64().unwrap())
+    };
+    assert_eq!(rows(&report), [spellings.len() as u64, redeemed.len() as u64, unknown.len() as u64, again]);
+    bulk.check_store("redeemed");
+    let before = bulk.number("SELECT count(*) AS n FROM redemption");
+    let lots = "SELECT lot::text AS t FROM lot ORDER BY bank_id, id";
+    let counters = bulk.words(lots);
+    let report = bulk.drop("/redemptions/again.csv", &lines(spellings.iter().rev()));
+    assert_eq!(rows(&report), [spellings.len() as u64, 0, 0, spellings.len() as u64], "a second time is a no-op");
+    assert_eq!(bulk.number("SELECT count(*) AS n FROM redemption"), before);
+    assert_eq!(bulk.words(lots), counters);
+}
+
+/// Coupons for the same banks (some of them made by the files), redemptions of the same codes and batches, all at once.
+#[test]
+fn coupons_redemptions_and_batches_at_once() {
+    for seed in [3, 5, 9] {
+        let mut bulk = Bulk::new();
+        let mut dice = Dice(seed);
+        let mut uploads: Vec<(String, i64)> = Vec::new();
+        for round in 0..30 {
+            let path = match round % 5 {
+                0 | 1 => format!("/coupons/several{round}.csv"),
+                2 => format!("/coupons/once/once{round}.csv"),
+                3 => format!("/redemptions/used{round}.csv"),
+                _ => format!("/recipients/{}/list{round}.csv", ["some", "daily", "static"][dice.roll(3)]),
+            };
+            let mut file = String::new();
+            match round % 5 {
+                0 | 1 => {
+                    file.push_str("bank_name,code\n");
+                    for _ in 0..400 {
+                        let bank = ["keep", "once", "made-a", "made-b"][dice.roll(4)];
+                        writeln!(file, "{bank},X{:04}", dice.roll(1_500)).unwrap();
+                    }
+                }
+                2 | 3 => (0..200).for_each(|_| writeln!(file, "X{:04}", dice.roll(1_500)).unwrap()),
+                _ => {
+                    file.push_str("customer_id\n");
+                    (0..150).for_each(|_| writeln!(file, "c{}", dice.roll(400)).unwrap());
+                }
+            }
+            uploads.push((path.clone(), bulk.shop.receive(&path, file)));
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| bulk.shop.inbound.process_waiting(&|| false).unwrap());
+            }
+            scope.spawn(|| (0..10).for_each(|_| drop(bulk.outbound.tick())));
+            scope.spawn(|| (0..10).for_each(|_| drop(bulk.outbound.tick())));
+        });
+        for _ in 0..20 {
+            bulk.shop.wait(chrono::TimeDelta::seconds(70));
+            bulk.shop.inbound.process_waiting(&|| false).unwrap();
+            let _ = bulk.outbound.tick();
+        }
+        let context = format!("seed {seed}");
+        let mut accepted = 0;
+        for (path, id) in &uploads {
+            let report = bulk.shop.report(path, *id);
+            assert_eq!(report["status"], "applied", "{context} {path}: {report:#}");
+            let count = |name: &str| report["rows"][name].as_i64().unwrap();
+            let sum = count("accepted") + count("duplicate") + count("unknown") + count("rejected");
+            if !path.starts_with("/recipients") {
+                assert_eq!(count("read"), sum, "{context} {path}");
+            }
+            if path.starts_with("/coupons") {
+                accepted += count("accepted");
+            }
+        }
+        assert_eq!(bulk.number("SELECT count(*) AS n FROM coupon"), accepted, "{context}");
+        let open = bulk.words("SELECT state || coalesce(waiting_for, '') AS t FROM batch WHERE state <> 'exported'");
+        assert_eq!(open, Vec::<String>::new(), "{context}");
+        assert_eq!(bulk.number("SELECT count(*) AS n FROM batch"), 6, "{context}");
+        bulk.check_store(&context);
+        for batch in bulk.words("SELECT id::text AS t FROM batch") {
+            bulk.check_rerun(batch.parse().unwrap(), &context);
+        }
+        bulk.lists += 1;
+    }
+}
