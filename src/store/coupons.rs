@@ -197,7 +197,8 @@ pub fn add(
     .bind::<Integer, _>(namespace_id)
     .get_result(connection)?;
     connection.batch_execute(CLASHES)?;
-    connection.batch_execute("SET LOCAL enable_memoize = off; SET LOCAL enable_seqscan = off")?;
+    // What costs so much by decree would be compiled each time, a dozen codes too.
+    connection.batch_execute("SET LOCAL enable_memoize = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off")?;
     let mut clashes = 0;
     if known.any_lots {
         let statement = if known.citus { CLASHES_JOINED } else { CLASHES_LOOKED_UP };

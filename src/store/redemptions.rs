@@ -148,11 +148,14 @@ pub fn apply(
     redeemed_at: DateTime<Utc>,
 ) -> Result<(RedemptionCounts, Vec<RedeemedInLot>), StoreError> {
     // The planner knows little of tables just made: nothing may be looked up without an index.
-    connection.batch_execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off")?;
+    // And what costs so much by decree would be compiled each time, a dozen codes too.
+    connection.batch_execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off; SET LOCAL jit = off")?;
     find(connection, namespace_id)?;
     find_already_redeemed(connection, namespace_id)?;
     connection.batch_execute("ANALYZE found; ANALYZE already; SET LOCAL enable_seqscan = on")?;
     let counts = insert(connection, namespace_id, upload_id, redeemed_at)?;
+    // Nor what it knows of codes that have just come back: only a hash compares the whole key at once.
+    connection.batch_execute("SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off")?;
     let lots = count_in_lots(connection, namespace_id)?;
     Ok((counts, lots))
 }

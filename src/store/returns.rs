@@ -146,9 +146,12 @@ pub fn judge(connection: &mut Transaction, namespace_id: i32, batch: &ExportedBa
         .bind::<Integer, _>(namespace_id)
         .bind::<Integer, _>(batch.bank_id)
         .execute(connection)?;
+    // What the planner knows of a young bank, and of codes that have just come back, may be old: only a hash compares the
+    // whole key at once.
     connection.batch_execute(
         "CREATE TEMPORARY TABLE not_reached (line bigint NOT NULL, customer text COLLATE \"C\" NOT NULL, \
-             found smallint NOT NULL, lot_id integer, seq integer, turn smallint, code text COLLATE \"C\") ON COMMIT DROP",
+             found smallint NOT NULL, lot_id integer, seq integer, turn smallint, code text COLLATE \"C\") ON COMMIT DROP; \
+         SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off",
     )?;
     let statement = if batch.persistent {
         // Who kept a code has no row of that batch, but an older one.

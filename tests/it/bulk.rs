@@ -13,6 +13,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use serde_json::Value;
 
+use crate::harness::until;
 use crate::harness::workshop::{Workshop, acme};
 
 const NAMESPACE: &str = r#"
@@ -475,4 +476,54 @@ fn coupons_redemptions_and_batches_at_once() {
         }
         bulk.lists += 1;
     }
+}
+
+/// Right after codes came back the planner knows nothing of them yet; neither redemptions nor the next not-sent list may
+/// compare every code with every one that waits.
+#[test]
+fn codes_that_came_back_are_not_compared_with_every_code() {
+    const CODES: usize = 36_000;
+    let mut bulk = Bulk::new();
+    bulk.sql(
+        "ALTER TABLE returned SET (autovacuum_enabled = off); ALTER TABLE assignment SET (autovacuum_enabled = off)",
+    );
+    let codes: Vec<String> = (0..CODES).map(|n| format!("R{n:05}")).collect();
+    bulk.drop("/coupons/once/codes.csv", &lines(&codes));
+    let customers: Vec<String> = (0..CODES).map(|n| format!("c{n:05}")).collect();
+    // Each batch is small enough that nobody counts anew what the bank handed out.
+    let batches: Vec<_> = customers.chunks(CODES / 4).map(|part| (bulk.batch("daily", part), part)).collect();
+    let start = std::time::Instant::now();
+    for (batch, part) in batches {
+        let list = format!("customer_id\n{}", lines(part));
+        bulk.drop(&format!("/recipients/daily/list.{batch}.not-sent.csv"), &list);
+    }
+    let report = bulk.drop("/redemptions/used.csv", &lines(&codes));
+    assert_eq!(report["rows"]["accepted"], CODES, "{report:#}");
+    assert_eq!(bulk.shop.remaining("once"), 0);
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "took {:?}", start.elapsed());
+    bulk.check_store("redeemed while they waited");
+}
+
+/// A draw has its bank to itself for as long as a million customers take; the next list of the bank, and all others that
+/// fire with it, become batches meanwhile.
+#[test]
+fn a_draw_keeps_no_list_from_becoming_a_batch() {
+    let bulk = Bulk::new();
+    bulk.drop("/coupons/keep/codes.csv", "A1\nA2\n");
+    bulk.drop("/recipients/some/first.csv", "customer_id\nc1\n");
+    let made = |bulk: &Bulk| bulk.number("SELECT count(*) AS n FROM batch");
+    let mut other = bulk.shop.store.connection().unwrap();
+    other.batch_execute("BEGIN; SELECT FROM lot FOR UPDATE").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| bulk.outbound.tick());
+        let waits = "SELECT count(*) AS n FROM pg_locks WHERE NOT granted AND pid IN (
+            SELECT pid FROM pg_stat_activity WHERE datname = current_database())";
+        until("the first draw at the lots", || (bulk.number(waits) == 1).then_some(()));
+        bulk.drop("/recipients/some/second.csv", "customer_id\nc2\n");
+        scope.spawn(|| bulk.outbound.tick());
+        until("a batch or another wait", || (made(&bulk) == 2 || bulk.number(waits) == 2).then_some(()));
+        let made = made(&bulk);
+        other.batch_execute("ROLLBACK").unwrap();
+        assert_eq!(made, 2);
+    });
 }
