@@ -232,13 +232,14 @@ fn draw(
     Ok((Drawn::Assigned { draw, need, stock }, fresh))
 }
 
-/// Makes batches of one bank follow one another. Returns how many draws it has had.
+/// Makes batches of one bank follow one another. Returns how many draws it has had. Its key stays free: a list of the bank
+/// becomes a batch while another is drawn.
 fn lock_bank(connection: &mut PgConnection, terms: &DrawTerms<'_>) -> Result<i32, Stop> {
     let draws = bank::table
         .filter(bank::namespace_id.eq(terms.claim.namespace_id))
         .filter(bank::id.eq(terms.bank_id))
         .select(bank::draws)
-        .for_update()
+        .for_no_key_update()
         .first(connection)
         .optional()?;
     draws.ok_or_else(|| Stop::Store(StoreError::Missing { what: format!("bank {}", terms.bank_id) }))
