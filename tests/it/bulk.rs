@@ -3,11 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use coupond::outbound::{KeyedDoors, Outbound};
+use coupond::store::StoreError;
+use coupond::store::batches::Claim;
+use coupond::store::draw::{DrawTerms, Drawn};
 use coupond::store::ledger::batches::BatchFilter;
+use coupond::store::recipients::Recorded;
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
@@ -526,4 +531,64 @@ fn a_draw_keeps_no_list_from_becoming_a_batch() {
         other.batch_execute("ROLLBACK").unwrap();
         assert_eq!(made, 2);
     });
+}
+
+/// However the use of a list's connection ends, the next user finds it as new: no temporary table, no setting.
+#[test]
+fn a_lists_connection_comes_back_clean() {
+    const CUSTOMERS: usize = 12_000;
+    let bulk = Bulk::new();
+    bulk.drop("/coupons/keep/codes.csv", "A1\nA2\n");
+    let url = bulk.shop.live.current().database.clone();
+    let coupond::config::DatabaseSettings::Url(url) = url else { panic!("a database of its own") };
+    let store = coupond::store::Store::connect(&url, 1).unwrap();
+    let namespace_id = bulk.shop.store.namespace_id(&acme()).unwrap();
+    let bank_id = i32::try_from(bulk.number("SELECT id::bigint AS n FROM bank WHERE name = 'keep'")).unwrap();
+    let terms = |fence: i64, short_reason| DrawTerms {
+        claim: Claim { namespace_id, id: 77, fence },
+        bank_id,
+        persistent: true,
+        hold_channel: "",
+        assigned_at: bulk.shop.clock.now(),
+        send_at: bulk.shop.clock.now(),
+        open_on: bulk.shop.clock.now().date_naive(),
+        short_reason,
+    };
+    for broken in 0..5 {
+        let mut list = store.recipients().unwrap();
+        let loaded = list.load(|sink| {
+            for customer in 0..CUSTOMERS {
+                if sink.add(&format!("c{}", customer / 2)).is_break() || (broken == 0 && customer > 9_000) {
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(loaded.unwrap(), broken != 0);
+        match broken {
+            // There is no such batch: written, and rolled back.
+            1 => assert!(matches!(list.draw(&terms(1, Some("SHORT_STOCK"))), Err(StoreError::LeaseLost { .. }))),
+            2 => assert!(matches!(list.draw(&terms(1, None)), Ok(Drawn::Short { need: 6_000, stock: 2 }))),
+            // Half read, as on a full disk.
+            3 => {
+                let batch_id = 77;
+                let what = Recorded { namespace_id, bank_id, batch_id, draw: 0, persistent: true, hold_channel: "" };
+                assert_eq!(list.got(&what).unwrap().take(5).filter(Result::is_ok).count(), 5);
+            }
+            _ => {}
+        }
+        drop(list);
+        let words = |query: &str| -> Vec<String> {
+            let rows: Vec<Word> = diesel::sql_query(query).load(&mut store.connection().unwrap()).unwrap();
+            rows.into_iter().map(|row| row.t).collect()
+        };
+        let left = words("SELECT relname::text AS t FROM pg_class WHERE relnamespace = pg_my_temp_schema()");
+        assert_eq!(left, Vec::<String>::new(), "{broken}");
+        let set = words(
+            "SELECT name AS t FROM pg_settings WHERE source = 'session' AND name !~ '^(client_|DateStyle|TimeZone)'",
+        );
+        assert_eq!(set, Vec::<String>::new(), "{broken}");
+    }
+    bulk.check_store("nothing was drawn");
+    assert_eq!(bulk.shop.remaining("keep"), 2);
 }
