@@ -261,19 +261,19 @@ fn a_rerun_out_of_the_record_writes_what_the_first_run_wrote() {
         let large = step % 4 != 3;
         let bank = ["keep", "apart", "once"][step % 3];
         let size = if large { 9_000 } else { 2_500 };
-        let until = ["", ".until-2026-11-26", ".until-2026-11-30", ".until-2027-06-30"][step / 2 % 4];
+        let until = ["", ".until-2026-11-26", ".until-2026-11-30", ".until-2027-06-30"][(step / 6 + 1) % 4];
         let fresh: Vec<String> = (0..size).map(|n| format!("{bank}-{step}-{:05}", (n * 7919) % size)).collect();
         if step % 2 == 0 {
             bulk.drop(&format!("/coupons/{bank}/codes{step}{until}.csv"), &lines(&fresh));
             in_stock.extend(fresh);
         }
-        bulk.shop.wait(minutes(230));
+        bulk.shop.wait(minutes(300));
         if step > 1 {
             let used: BTreeSet<&String> =
                 (0..in_stock.len() / 40 + 1).map(|_| &in_stock[dice.roll(in_stock.len())]).collect();
             bulk.drop(&format!("/redemptions/used{step}.csv"), &lines(&used));
         }
-        bulk.shop.wait(minutes(230));
+        bulk.shop.wait(minutes(300));
         if let Some((batch, customers)) = sent.pop() {
             let back: BTreeSet<&String> = customers.iter().collect();
             let back: Vec<&String> = back.into_iter().filter(|_| dice.roll(3) == 0).collect();
@@ -361,6 +361,16 @@ fn coupons_of_several_runs() {
         |reason: &str| listed.iter().filter(|row| row[1] == reason).map(|row| row[0].parse::<u64>().unwrap()).min();
     assert_eq!(in_file.1, lowest("DUPLICATE_IN_FILE"), "the first line");
     assert_eq!(in_bank.1, lowest("DUPLICATE_IN_BANK"), "the first line");
+    let expected = first.iter().map(|((bank, code), (_, end))| format!("{bank} {code:07} {end}")).collect();
+    check_stored(&bulk, &expected);
+    bulk.check_store("several runs");
+
+    redemptions_of_several_runs(&bulk, &mut dice, &long);
+}
+
+/// `bank code end_date` of all that `several.csv` brought.
+#[track_caller]
+fn check_stored(bulk: &Bulk, expected: &BTreeSet<String>) {
     let stored: BTreeSet<String> = bulk
         .words(
             "SELECT b.name || ' ' || right(c.code, 7) || ' ' || coalesce(l.end_date::text, '') AS t FROM coupon c
@@ -369,12 +379,11 @@ fn coupons_of_several_runs() {
         )
         .into_iter()
         .collect();
-    let expected: BTreeSet<String> =
-        first.iter().map(|((bank, code), (_, end))| format!("{bank} {code:07} {end}")).collect();
-    assert!(stored == expected, "{:?}", stored.symmetric_difference(&expected).take(5).collect::<Vec<_>>());
-    bulk.check_store("several runs");
+    assert!(stored == *expected, "{:?}", stored.symmetric_difference(expected).take(5).collect::<Vec<_>>());
+}
 
-    // The same as redemptions: exact, in other case, unknown, repeated across runs.
+/// Exact, in other case, unknown, repeated across runs; and all of it a second time.
+fn redemptions_of_several_runs(bulk: &Bulk, dice: &mut Dice, long: &dyn Fn(usize) -> String) {
     let mut used = String::new();
     let mut spellings: Vec<String> = Vec::new();
     for _ in 0..300_000 {
@@ -406,37 +415,43 @@ fn coupons_of_several_runs() {
     assert_eq!(bulk.words(lots), counters);
 }
 
+/// Thirty files of all kinds about the same codes and customers.
+fn receive_all(bulk: &Bulk, dice: &mut Dice) -> Vec<(String, i64)> {
+    let mut uploads: Vec<(String, i64)> = Vec::new();
+    for round in 0..30 {
+        let path = match round % 5 {
+            0 | 1 => format!("/coupons/several{round}.csv"),
+            2 => format!("/coupons/once/once{round}.csv"),
+            3 => format!("/redemptions/used{round}.csv"),
+            _ => format!("/recipients/{}/list{round}.csv", ["some", "daily", "static"][dice.roll(3)]),
+        };
+        let mut file = String::new();
+        match round % 5 {
+            0 | 1 => {
+                file.push_str("bank_name,code\n");
+                for _ in 0..400 {
+                    let bank = ["keep", "once", "made-a", "made-b"][dice.roll(4)];
+                    writeln!(file, "{bank},X{:04}", dice.roll(1_500)).unwrap();
+                }
+            }
+            2 | 3 => (0..200).for_each(|_| writeln!(file, "X{:04}", dice.roll(1_500)).unwrap()),
+            _ => {
+                file.push_str("customer_id\n");
+                (0..150).for_each(|_| writeln!(file, "c{}", dice.roll(400)).unwrap());
+            }
+        }
+        uploads.push((path.clone(), bulk.shop.receive(&path, file)));
+    }
+    uploads
+}
+
 /// Coupons for the same banks (some of them made by the files), redemptions of the same codes and batches, all at once.
 #[test]
 fn coupons_redemptions_and_batches_at_once() {
     for (seed, undone) in [(3, false), (5, true), (9, true)] {
-        let mut bulk = Bulk::new();
+        let bulk = Bulk::new();
         let mut dice = Dice(seed);
-        let mut uploads: Vec<(String, i64)> = Vec::new();
-        for round in 0..30 {
-            let path = match round % 5 {
-                0 | 1 => format!("/coupons/several{round}.csv"),
-                2 => format!("/coupons/once/once{round}.csv"),
-                3 => format!("/redemptions/used{round}.csv"),
-                _ => format!("/recipients/{}/list{round}.csv", ["some", "daily", "static"][dice.roll(3)]),
-            };
-            let mut file = String::new();
-            match round % 5 {
-                0 | 1 => {
-                    file.push_str("bank_name,code\n");
-                    for _ in 0..400 {
-                        let bank = ["keep", "once", "made-a", "made-b"][dice.roll(4)];
-                        writeln!(file, "{bank},X{:04}", dice.roll(1_500)).unwrap();
-                    }
-                }
-                2 | 3 => (0..200).for_each(|_| writeln!(file, "X{:04}", dice.roll(1_500)).unwrap()),
-                _ => {
-                    file.push_str("customer_id\n");
-                    (0..150).for_each(|_| writeln!(file, "c{}", dice.roll(400)).unwrap());
-                }
-            }
-            uploads.push((path.clone(), bulk.shop.receive(&path, file)));
-        }
+        let uploads = receive_all(&bulk, &mut dice);
         std::thread::scope(|scope| {
             if undone {
                 let ids: Vec<i64> = uploads.iter().map(|(_, id)| *id).collect();
@@ -453,12 +468,12 @@ fn coupons_redemptions_and_batches_at_once() {
             scope.spawn(|| {
                 (0..10).for_each(|_| {
                     let _ = bulk.outbound.tick();
-                })
+                });
             });
             scope.spawn(|| {
                 (0..10).for_each(|_| {
                     let _ = bulk.outbound.tick();
-                })
+                });
             });
         });
         for _ in 0..20 {
@@ -489,7 +504,6 @@ fn coupons_redemptions_and_batches_at_once() {
         for batch in bulk.words("SELECT id::text AS t FROM batch") {
             bulk.check_rerun(batch.parse().unwrap(), &context);
         }
-        bulk.lists += 1;
     }
 }
 
