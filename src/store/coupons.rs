@@ -197,7 +197,8 @@ pub fn add(
     .bind::<Integer, _>(namespace_id)
     .get_result(connection)?;
     connection.batch_execute(CLASHES)?;
-    connection.batch_execute("SET LOCAL enable_memoize = off; SET LOCAL enable_seqscan = off")?;
+    connection
+        .batch_execute("SET LOCAL enable_memoize = off; SET LOCAL enable_seqscan = off; SET LOCAL work_mem = '64MB'")?;
     let mut clashes = 0;
     if known.any_lots {
         let statement = if known.citus { CLASHES_JOINED } else { CLASHES_LOOKED_UP };
