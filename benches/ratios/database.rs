@@ -147,9 +147,9 @@ impl Fill {
         let id_of = |number: u16| banks.get(usize::from(number) - 1).copied().unwrap_or_default();
         let indexes = database.run("SELECT indexdef || ';' FROM pg_indexes WHERE tablename = 'coupon';")?;
         database.run("SELECT 'DROP INDEX ' || indexname FROM pg_indexes WHERE tablename = 'coupon' \\gexec")?;
-        database.copy("coupon (namespace_id, bank_id, lot_id, seq, code)", |out| {
+        database.copy("coupon (namespace_id, bank_id, lot_id, seq, line, code)", |out| {
             self.each(|bank, lot, seq, code| {
-                write!(out, "{namespace}\t{}\t{lot}\t{seq}\t", id_of(bank))?;
+                write!(out, "{namespace}\t{}\t{lot}\t{seq}\t{}\t", id_of(bank), seq + 2)?;
                 out.write_all(&codes::letters(code))?;
                 out.write_all(b"\n")
             })

@@ -69,6 +69,7 @@ CREATE TABLE coupon (
     bank_id integer NOT NULL,
     lot_id integer NOT NULL,
     seq integer NOT NULL,
+    line bigint NOT NULL,
     code text COLLATE "C" NOT NULL
 );
 CREATE UNIQUE INDEX coupon_code ON coupon (namespace_id, code, bank_id);
@@ -78,6 +79,7 @@ COMMENT ON COLUMN coupon.namespace_id IS 'Its namespace.';
 COMMENT ON COLUMN coupon.bank_id IS 'Its bank.';
 COMMENT ON COLUMN coupon.lot_id IS 'Its lot.';
 COMMENT ON COLUMN coupon.seq IS 'Its fixed place in the lot, from 0: the order in which the lot is handed out.';
+COMMENT ON COLUMN coupon.line IS 'The line of the upload that brought it.';
 COMMENT ON COLUMN coupon.code IS 'As uploaded, outer blanks trimmed; byte order.';
 
 CREATE TABLE redemption (

@@ -201,26 +201,26 @@ impl Desk<'_> {
 
     fn upload_steps(&self, at: &BankedCode) -> Vec<Step> {
         let window = at.end_date.map_or_else(|| "without end date".to_owned(), |date| format!("until {date}"));
-        let file = FileRef { upload_id: at.upload_id, name: at.upload_name.clone(), line: None };
-        let step = |at_time, what, why| Step {
+        let file = |line| FileRef { upload_id: at.upload_id, name: at.upload_name.clone(), line };
+        let step = |at_time, what, line, why| Step {
             at: at_time,
             what,
             bank: Some(at.bank.clone()),
             code: Some(at.code.clone()),
             customer: None,
-            file: Some(file.clone()),
+            file: Some(file(line)),
             batch: None,
             why,
         };
         let why = format!("{window}; place {} of {} in lot {}", at.seq + 1, at.lot_size, at.lot_id);
-        let mut steps = vec![step(at.added_at, "uploaded", why)];
+        let mut steps = vec![step(at.added_at, "uploaded", Some(at.line), why)];
         steps.extend(at.voided_at.map(|voided_at| {
             let why = if at.seq < at.next_seq {
                 "too late for this code: it had been handed out"
             } else {
                 "the upload was undone"
             };
-            step(voided_at, "undone", why.to_owned())
+            step(voided_at, "undone", None, why.to_owned())
         }));
         steps
     }

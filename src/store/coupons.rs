@@ -198,7 +198,9 @@ pub fn add(
     .get_result(connection)?;
     connection.batch_execute(CLASHES)?;
     // What costs so much by decree would be compiled each time, a dozen codes too.
-    connection.batch_execute("SET LOCAL enable_memoize = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off")?;
+    connection.batch_execute(
+        "SET LOCAL enable_memoize = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'",
+    )?;
     let mut clashes = 0;
     if known.any_lots {
         let statement = if known.citus { CLASHES_JOINED } else { CLASHES_LOOKED_UP };
@@ -231,9 +233,9 @@ fn insert(runs: u64, lots: usize, clashes: u64) -> String {
     };
     let numbered = if lots == 1 { "" } else { "PARTITION BY f.lot_key ORDER BY f.code" };
     format!(
-        "INSERT INTO coupon AS c (namespace_id, bank_id, lot_id, seq, code) \
-         SELECT $1, f.bank_id, f.lot_id, row_number() OVER ({numbered}) - 1, f.code \
-         FROM (SELECT {each} n.bank_id, n.lot_id, s.lot_key, s.code \
+        "INSERT INTO coupon AS c (namespace_id, bank_id, lot_id, seq, line, code) \
+         SELECT $1, f.bank_id, f.lot_id, row_number() OVER ({numbered}) - 1, f.line, f.code \
+         FROM (SELECT {each} n.bank_id, n.lot_id, s.lot_key, s.line, s.code \
                FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s.lot_key {without} {order}) AS f"
     )
 }

@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use diesel::connection::SimpleConnection as _;
 use diesel::pg::CopyFormat;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Integer, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
 
 use super::copy::Rows;
 pub use super::copy::write_row;
@@ -63,6 +63,8 @@ pub struct RedemptionCounts {
     pub unknown: u64,
     /// Codes that a bank holds and that are redeemed from now on.
     pub redeemed: u64,
+    /// Whether every spelling of the file is that of a coupon: then there is nothing to note ([`noted`]).
+    pub all_known: bool,
 }
 
 /// What a redemption file did to one lot.
@@ -92,6 +94,22 @@ pub struct RedeemedInLot {
     /// Of these, codes that nobody had been given.
     #[diesel(sql_type = BigInt)]
     pub unassigned: i64,
+    /// The first line that redeemed such a code.
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub first_unassigned: Option<i64>,
+    /// The last.
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub last_unassigned: Option<i64>,
+}
+
+impl RedeemedInLot {
+    /// The codes that nobody had been given, where no other bank holds one of them.
+    #[must_use]
+    pub fn nobodys(&self) -> Option<NobodysCodes> {
+        let (first_line, last_line) = self.first_unassigned.zip(self.last_unassigned)?;
+        let lines = Lines { first_line, last_line };
+        Some(NobodysCodes { bank_id: self.bank_id, lot_id: self.lot_id, count: self.unassigned, lines })
+    }
 }
 
 /// Lines of a file.
@@ -149,21 +167,27 @@ pub fn apply(
 ) -> Result<(RedemptionCounts, Vec<RedeemedInLot>), StoreError> {
     // The planner knows little of tables just made: nothing may be looked up without an index.
     // And what costs so much by decree would be compiled each time, a dozen codes too.
-    connection.batch_execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off; SET LOCAL jit = off")?;
-    find(connection, namespace_id)?;
+    connection.batch_execute(
+        "SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'",
+    )?;
+    let all_known = find(connection, namespace_id)?;
     find_already_redeemed(connection, namespace_id)?;
-    connection.batch_execute("ANALYZE found; ANALYZE already; SET LOCAL enable_seqscan = on")?;
-    let counts = insert(connection, namespace_id, upload_id, redeemed_at)?;
+    connection.batch_execute(
+        "ANALYZE already; UPDATE found AS f SET fresh = false FROM already AS a WHERE a.line = f.line; \
+         ANALYZE found; SET LOCAL enable_seqscan = on",
+    )?;
+    let counts = insert(connection, (namespace_id, upload_id), redeemed_at, all_known)?;
     // Nor what it knows of codes that have just come back: only a hash compares the whole key at once.
     connection.batch_execute("SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off")?;
     let lots = count_in_lots(connection, namespace_id)?;
     Ok((counts, lots))
 }
 
-/// Each spelling of the file with each coupon that it stands for; without one, `bank_id` is null.
+/// Each spelling of the file with each coupon that it stands for; without one, `bank_id` is null. `fresh`: it is redeemed from
+/// now on, and was not before.
 const FOUND: &str = "
 CREATE TEMPORARY TABLE found (line bigint NOT NULL, written text COLLATE \"C\" NOT NULL, code text COLLATE \"C\" NOT NULL,
-    bank_id integer, lot_id integer, seq integer) ON COMMIT DROP;
+    bank_id integer, lot_id integer, seq integer, fresh boolean NOT NULL DEFAULT true) ON COMMIT DROP;
 CREATE TEMPORARY TABLE already (line bigint NOT NULL) ON COMMIT DROP;
 CREATE TEMPORARY TABLE alike (written text COLLATE \"C\" NOT NULL, code text COLLATE \"C\" NOT NULL, codes bigint NOT NULL)
     ON COMMIT DROP";
@@ -174,7 +198,8 @@ LEFT JOIN LATERAL (SELECT c.bank_id, c.lot_id, c.seq FROM coupon AS c
 const JOINED: &str = "
 LEFT JOIN (SELECT c.code, c.bank_id, c.lot_id, c.seq FROM coupon AS c WHERE c.namespace_id = $1) AS k ON k.code = s.code";
 
-fn find(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
+/// Fills `found`. Returns whether every spelling is that of a coupon.
+fn find(connection: &mut Transaction, namespace_id: i32) -> Result<bool, StoreError> {
     connection.batch_execute(FOUND)?;
     let citus = any(connection, "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') AS any")?;
     let met = if citus { JOINED } else { LOOKED_UP };
@@ -185,10 +210,11 @@ fn find(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreErro
     ))
     .bind::<Integer, _>(namespace_id)
     .execute(connection)?;
-    if any(connection, "SELECT EXISTS (SELECT FROM found WHERE bank_id IS NULL) AS any")? {
+    let all_known = !any(connection, "SELECT EXISTS (SELECT FROM found WHERE bank_id IS NULL) AS any")?;
+    if !all_known {
         find_in_other_case(connection, namespace_id)?;
     }
-    Ok(())
+    Ok(all_known)
 }
 
 fn find_in_other_case(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
@@ -272,15 +298,14 @@ fn find_already_redeemed(connection: &mut Transaction, namespace_id: i32) -> Res
 
 fn insert(
     connection: &mut Transaction,
-    namespace_id: i32,
-    upload_id: i64,
+    (namespace_id, upload_id): (i32, i64),
     redeemed_at: DateTime<Utc>,
+    all_known: bool,
 ) -> Result<RedemptionCounts, StoreError> {
-    // Nobody else redeems meanwhile, so that what is not in `already` is new.
+    // Nobody else redeems meanwhile, so that what was not found to be redeemed already is new.
     let inserted = diesel::sql_query(
         "INSERT INTO redemption AS r (namespace_id, code, upload_id, line, redeemed_at) \
-         SELECT DISTINCT ON (f.code) $1, f.code, $2, f.line, $3 FROM found AS f \
-         WHERE NOT EXISTS (SELECT FROM already AS a WHERE a.line = f.line) ORDER BY f.code",
+         SELECT DISTINCT ON (f.code) $1, f.code, $2, f.line, $3 FROM found AS f WHERE f.fresh ORDER BY f.code",
     )
     .bind::<Integer, _>(namespace_id)
     .bind::<BigInt, _>(upload_id)
@@ -295,22 +320,24 @@ fn insert(
     }
     let counted: Counted = diesel::sql_query(
         "SELECT (SELECT count(*) FROM already) AS already, \
-             (SELECT count(*) FROM found AS f WHERE f.bank_id IS NULL \
-              AND NOT EXISTS (SELECT FROM already AS a WHERE a.line = f.line)) AS unknown",
+             (SELECT count(*) FROM found AS f WHERE f.bank_id IS NULL AND f.fresh) AS unknown",
     )
     .get_result(connection)?;
     let unknown = u64::try_from(counted.unknown).unwrap_or_default();
     let already = u64::try_from(counted.already).unwrap_or_default();
-    Ok(RedemptionCounts { already, unknown, redeemed: inserted.saturating_sub(unknown) })
+    Ok(RedemptionCounts { already, unknown, redeemed: inserted.saturating_sub(unknown), all_known })
 }
 
 /// Coupons that are redeemed from now on.
 const REDEEMED_NOW: &str = "(SELECT f.bank_id, f.lot_id, f.seq, f.line FROM found AS f \
-     WHERE f.bank_id IS NOT NULL AND NOT EXISTS (SELECT FROM already AS a WHERE a.line = f.line))";
+     WHERE f.bank_id IS NOT NULL AND f.fresh)";
 
-/// Takes the codes that nobody has been given yet, or that came back and wait (one place at most for each), out of their
-/// lots' counts. Lots are locked first, and counted in a statement
-/// of its own: a draw that went before has moved `next_seq`, and the count must see that.
+/// Codes that came back and wait: one place at most for each.
+const WAITING_AGAIN: &str = "LEFT JOIN (SELECT x.bank_id, x.lot_id, x.seq, x.place FROM returned AS x WHERE x.namespace_id = $1) AS t \
+     ON t.bank_id = r.bank_id AND t.lot_id = r.lot_id AND t.seq = r.seq AND t.place >= l.next_return";
+
+/// Takes the codes that nobody has been given yet, or that came back and wait, out of their lots' counts. Lots are locked
+/// first, and counted in a statement of its own: a draw that went before has moved `next_seq`, and the count must see that.
 fn count_in_lots(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<RedeemedInLot>, StoreError> {
     diesel::sql_query(format!(
         "SELECT l.id FROM lot AS l WHERE l.namespace_id = $1 \
@@ -319,21 +346,34 @@ fn count_in_lots(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<
     ))
     .bind::<Integer, _>(namespace_id)
     .execute(connection)?;
+    #[derive(QueryableByName)]
+    struct Returns {
+        #[diesel(sql_type = Bool)]
+        any: bool,
+    }
+    let returns: Returns = diesel::sql_query(
+        "SELECT EXISTS (SELECT FROM lot AS l WHERE l.namespace_id = $1 AND l.returns > l.next_return) AS any",
+    )
+    .bind::<Integer, _>(namespace_id)
+    .get_result(connection)?;
+    let (waiting, waits) = if returns.any { (WAITING_AGAIN, "t.seq IS NOT NULL") } else { ("", "false") };
     Ok(diesel::sql_query(format!(
         "WITH hit AS MATERIALIZED ( \
              SELECT r.bank_id, r.lot_id, count(*) AS redeemed, min(r.line) AS first_line, max(r.line) AS last_line, \
-                 count(*) FILTER (WHERE r.seq >= l.next_seq) AS ahead, count(t.seq) AS returned \
+                 count(*) FILTER (WHERE r.seq >= l.next_seq) AS ahead, count(*) FILTER (WHERE {waits}) AS returned, \
+                 min(r.line) FILTER (WHERE r.seq >= l.next_seq OR {waits}) AS first_unassigned, \
+                 max(r.line) FILTER (WHERE r.seq >= l.next_seq OR {waits}) AS last_unassigned \
              FROM {REDEEMED_NOW} AS r \
              JOIN lot AS l ON l.namespace_id = $1 AND l.bank_id = r.bank_id AND l.id = r.lot_id \
-             LEFT JOIN (SELECT x.bank_id, x.lot_id, x.seq, x.place FROM returned AS x WHERE x.namespace_id = $1) AS t \
-                 ON t.bank_id = r.bank_id AND t.lot_id = r.lot_id AND t.seq = r.seq AND t.place >= l.next_return \
+             {waiting} \
              GROUP BY r.bank_id, r.lot_id), \
          counted AS ( \
              UPDATE lot SET redeemed_ahead = lot.redeemed_ahead + h.ahead, \
                  returns_redeemed = lot.returns_redeemed + h.returned FROM hit AS h \
              WHERE lot.namespace_id = $1 AND lot.bank_id = h.bank_id AND lot.id = h.lot_id AND h.ahead + h.returned > 0) \
          SELECT h.bank_id, h.lot_id, l.upload_id AS coupons_upload, l.size::bigint AS size, \
-             l.next_seq::bigint AS handed_out, h.redeemed, h.first_line, h.last_line, h.ahead + h.returned AS unassigned \
+             l.next_seq::bigint AS handed_out, h.redeemed, h.first_line, h.last_line, h.ahead + h.returned AS unassigned, \
+             h.first_unassigned, h.last_unassigned \
          FROM hit AS h JOIN lot AS l ON l.namespace_id = $1 AND l.bank_id = h.bank_id AND l.id = h.lot_id \
          ORDER BY h.bank_id, h.lot_id",
     ))
@@ -354,8 +394,7 @@ pub fn in_nobodys_hands(connection: &mut Transaction, namespace_id: i32) -> Resu
              FROM {REDEEMED_NOW} AS r \
              JOIN lot AS l ON l.namespace_id = $1 AND l.bank_id = r.bank_id AND l.id = r.lot_id \
              JOIN bank AS b ON b.namespace_id = $1 AND b.id = r.bank_id \
-             LEFT JOIN (SELECT x.bank_id, x.lot_id, x.seq, x.place FROM returned AS x WHERE x.namespace_id = $1) AS t \
-                 ON t.bank_id = r.bank_id AND t.lot_id = r.lot_id AND t.seq = r.seq AND t.place >= l.next_return) AS g \
+             {WAITING_AGAIN}) AS g \
          WHERE g.nobodys GROUP BY g.bank_id, g.lot_id ORDER BY g.bank_id, g.lot_id",
     ))
     .bind::<Integer, _>(namespace_id)

@@ -2,10 +2,10 @@
 //! batches are dominated by index inserts and by joins on text, and both are cheap in order; a file larger than one run
 //! goes in several, each in order. Pure.
 
-/// Rows of one run.
-const ROWS_MOST: usize = 1_000_000;
+/// Rows of one run. Two are in memory at a time, in each of two workers.
+const ROWS_MOST: usize = 500_000;
 /// Bytes of text of one run.
-const TEXT_MOST: usize = 24 << 20;
+const TEXT_MOST: usize = 12 << 20;
 
 /// Rows in memory, sorted on demand.
 #[derive(Debug, Default)]

@@ -50,6 +50,7 @@ diesel::table! {
         bank_id -> Int4,
         lot_id -> Int4,
         seq -> Int4,
+        line -> Int8,
         code -> Text,
     }
 }

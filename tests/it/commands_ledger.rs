@@ -519,7 +519,7 @@ fn a_life_says_which_check_failed() {
     assert_eq!(
         told(&office.code("A2")),
         [
-            "uploaded a.until-2026-11-25.csv: until 2026-11-25; place 2 of 2 in lot 1",
+            "uploaded a.until-2026-11-25.csv:3: until 2026-11-25; place 2 of 2 in lot 1",
             "new batch 1 one.csv:3: held no code of `spring26`",
             "kept batch 2 two.csv:2: not redeemed by then, and could be handed out until 2026-11-25",
             "lapsed: its end date was 2026-11-25; it is not handed out or kept any more",
@@ -635,7 +635,7 @@ fn a_code_that_came_back_has_several_turns() {
     assert_eq!(
         told(&office.code("D1")),
         [
-            "uploaded a.csv: without end date; place 1 of 2 in lot 1",
+            "uploaded a.csv:2: without end date; place 1 of 2 in lot 1",
             "new batch 1 one.csv:2: `daily` gives a new code in every batch",
             "came back batch 1 one.1.not-sent.csv: the customer was not reached: in stock again",
             "new batch 2 two.csv:2: `daily` gives a new code in every batch",

@@ -350,7 +350,7 @@ impl World {
         ));
         let codes = codes.join("','");
         self.sql(&format!(
-            "INSERT INTO coupon SELECT 1, id, lots, (k.n - 1)::int, k.code
+            "INSERT INTO coupon SELECT 1, id, lots, (k.n - 1)::int, k.n + 1, k.code
              FROM bank, unnest(ARRAY['{codes}']) WITH ORDINALITY AS k (code, n) WHERE name = '{bank}'"
         ));
         self.sql(

@@ -84,7 +84,7 @@ struct Reading {
     ended: bool,
 }
 
-/// Reads the whole file into a temporary table, run by run.
+/// Reads the whole file into a temporary table, run by run: the next is read and sorted while the store takes the one before.
 fn stage(
     transaction: &mut Transaction,
     rows: &mut Rows,
@@ -94,26 +94,26 @@ fn stage(
 ) -> Result<Staged, InboundError> {
     let mut staged = Staged::default();
     store::begin_staging(transaction)?;
-    while !reading.ended {
-        reading.run.clear();
-        read(rows, tally, lots, reading)?;
-        if reading.run.is_empty() {
-            continue;
-        }
-        let mut listed = Ok(());
-        reading.run.sort_and_drop_repeats(&lots.banks(), |row| {
-            tally.rows.accepted -= 1;
-            let line = Finding::line(Reason::DuplicateInFile, row.number, "the code stood earlier in this file");
-            listed = std::mem::replace(&mut listed, Ok(())).and_then(|()| note_duplicate(tally, line, row.text));
+    let mut ready = Run::default();
+    loop {
+        let (taken, next) = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| next_run(rows, tally, lots, reading));
+            let taken = match ready.is_empty() {
+                true => Ok(()),
+                false => store::stage(transaction, |sink| write(&ready, sink)),
+            };
+            (taken, reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        listed?;
-        if let Some((count, line)) = reading.run.lookalikes() {
-            let message = "codes differ from another of the file only in case, or in O and 0, I and 1";
-            tally.warn(Finding::line(Reason::LookalikeCodes, line, message), count);
+        taken?;
+        next?;
+        if !ready.is_empty() {
+            staged.runs += 1;
+            staged.rows += ready.rows().len() as u64;
         }
-        store::stage(transaction, |sink| write(&reading.run, sink))?;
-        staged.runs += 1;
-        staged.rows += reading.run.rows().len() as u64;
+        std::mem::swap(&mut ready, &mut reading.run);
+        if ready.is_empty() {
+            break;
+        }
     }
     for (finding, count) in reading.damage.findings() {
         tally.warn(finding, count);
@@ -122,6 +122,32 @@ fn stage(
         tally.warn(finding, 1);
     }
     Ok(staged)
+}
+
+/// Leaves the next run sorted in `reading`; an empty one at the end of the file.
+fn next_run(
+    rows: &mut Rows,
+    tally: &mut Tally,
+    lots: &mut Lots<'_>,
+    reading: &mut Reading,
+) -> Result<(), InboundError> {
+    reading.run.clear();
+    if reading.ended {
+        return Ok(());
+    }
+    read(rows, tally, lots, reading)?;
+    let mut listed = Ok(());
+    reading.run.sort_and_drop_repeats(&lots.banks(), |row| {
+        tally.rows.accepted -= 1;
+        let line = Finding::line(Reason::DuplicateInFile, row.number, "the code stood earlier in this file");
+        listed = std::mem::replace(&mut listed, Ok(())).and_then(|()| note_duplicate(tally, line, row.text));
+    });
+    listed?;
+    if let Some((count, line)) = reading.run.lookalikes() {
+        let message = "codes differ from another of the file only in case, or in O and 0, I and 1";
+        tally.warn(Finding::line(Reason::LookalikeCodes, line, message), count);
+    }
+    Ok(())
 }
 
 fn write(run: &Run, sink: &mut dyn Write) -> Result<(), InboundError> {

@@ -57,11 +57,7 @@ pub(super) fn apply(
         }
     }
     effects.sort_by(|one, other| one.bank.cmp(&other.bank));
-    let nobodys = if redeemed.iter().any(|lot| lot.unassigned > 0) {
-        store::in_nobodys_hands(transaction, work.claimed.namespace_id)?
-    } else {
-        Vec::new()
-    };
+    let nobodys = nobodys(transaction, work, &known, &counts, &redeemed)?;
     count(transaction, tally, &counts, &nobodys)?;
     Ok(Effect { banks: effects, suspicion: suspicion(&known, &redeemed, &nobodys) })
 }
@@ -79,6 +75,26 @@ fn warn_of_missed(transaction: &mut Transaction, work: &Work<'_>, tally: &mut Ta
         tally.warn(Finding::file(Reason::DateMissed, message), missed.len() as u64);
     }
     Ok(())
+}
+
+/// Codes that nobody had been given. Only where one of the codes is in several banks the store must say which: then it may be
+/// somebody's in another of them.
+fn nobodys(
+    transaction: &mut Transaction,
+    work: &Work<'_>,
+    known: &[KnownBank],
+    counts: &RedemptionCounts,
+    redeemed: &[RedeemedInLot],
+) -> Result<Vec<NobodysCodes>, InboundError> {
+    let coupons: i64 = redeemed.iter().map(|lot| lot.redeemed).sum();
+    if redeemed.iter().all(|lot| lot.unassigned == 0) {
+        return Ok(Vec::new());
+    }
+    if u64::try_from(coupons).is_ok_and(|coupons| coupons > counts.redeemed) {
+        return Ok(store::in_nobodys_hands(transaction, work.claimed.namespace_id)?);
+    }
+    let site = |id: i32| known.iter().any(|bank| bank.id == id && bank.audience == Audience::Site.as_str());
+    Ok(redeemed.iter().filter(|lot| !site(lot.bank_id)).filter_map(RedeemedInLot::nobodys).collect())
 }
 
 /// What of the redemptions nobody should have made.
@@ -207,7 +223,7 @@ fn count(
         let message = "codes were redeemed that nobody had been given";
         tally.warn(Finding::file(Reason::RedeemedUnassigned, message), number(unassigned));
     }
-    let noted = store::noted(transaction, LISTED_MOST)?;
+    let noted = if counts.all_known { Vec::new() } else { store::noted(transaction, LISTED_MOST)? };
     if noted.len() as u64 == number(LISTED_MOST) {
         let message = format!("only the first {LISTED_MOST} unknown codes are listed");
         tally.warn(Finding::file(Reason::RejectsCut, message), 1);

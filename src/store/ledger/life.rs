@@ -24,6 +24,9 @@ pub struct BankedCode {
     /// Its place in the lot, from 0.
     #[diesel(sql_type = Integer)]
     pub seq: i32,
+    /// Its line in the upload that brought it.
+    #[diesel(sql_type = BigInt)]
+    pub line: i64,
     /// How many codes the lot has.
     #[diesel(sql_type = Integer)]
     pub lot_size: i32,
@@ -164,7 +167,7 @@ pub struct LeftOut {
 }
 
 const BANKED: &str = "
-SELECT c.code, c.bank_id, b.name AS bank, c.lot_id, c.seq, l.size AS lot_size, l.next_seq, l.end_date, l.upload_id,
+SELECT c.code, c.bank_id, b.name AS bank, c.lot_id, c.seq, c.line, l.size AS lot_size, l.next_seq, l.end_date, l.upload_id,
     u.name AS upload_name, l.created_at AS added_at, l.voided_at
 FROM coupon c
 JOIN bank b ON b.namespace_id = c.namespace_id AND b.id = c.bank_id

@@ -21,6 +21,7 @@ use super::account::Account;
 use super::directories::Directories;
 use super::error::file;
 use super::postmaster::{PidFile, clear};
+use super::settings;
 
 /// How often a running server is looked at, and a starting or stopping one.
 const WATCH: Duration = Duration::from_millis(250);
@@ -252,37 +253,12 @@ impl Plan {
     fn arguments(&self) -> Vec<std::ffi::OsString> {
         let mut arguments = vec!["-D".into(), self.directories.data.clone().into_os_string()];
         arguments.extend(["-k".into(), self.directories.socket_directory.clone().into_os_string()]);
-        for setting in SETTINGS.iter().chain(if self.durable { &[][..] } else { &["fsync=off"] }) {
-            arguments.extend(["-c".into(), (*setting).into()]);
+        for setting in settings::of(settings::memory(), self.durable) {
+            arguments.extend(["-c".into(), setting.into()]);
         }
         arguments
     }
 }
-
-/// `fsync`, `full_page_writes` and `synchronous_commit` stay on.
-const SETTINGS: &[&str] = &[
-    // No TCP: the socket in a private directory is the only way in.
-    "listen_addresses=",
-    "unix_socket_permissions=0700",
-    "port=5432",
-    "cluster_name=coupond",
-    "shared_buffers=256MB",
-    "max_connections=50",
-    "max_wal_size=4GB",
-    "checkpoint_timeout=15min",
-    "wal_compression=lz4",
-    // `minimal` gains nothing here and forbids pg_basebackup.
-    "wal_level=replica",
-    "max_wal_senders=3",
-    // Compiled queries need memory that is writable and executable, which the systemd unit forbids.
-    "jit=off",
-    "logging_collector=off",
-    "timezone=UTC",
-    "log_timezone=UTC",
-    // Details and statements in PostgreSQL's log would show codes.
-    "log_error_verbosity=terse",
-    "log_min_error_statement=panic",
-];
 
 /// Makes `command` run as the account, in nobody's way: no settings of ours in its environment (libpq's PG*, systemd's
 /// notification socket, which PostgreSQL would answer itself; secrets), no directory held busy.

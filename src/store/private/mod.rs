@@ -19,6 +19,7 @@ mod error;
 mod keeper;
 mod ownership;
 mod postmaster;
+mod settings;
 
 pub use error::PrivateServerError;
 
