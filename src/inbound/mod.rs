@@ -142,7 +142,10 @@ impl Inbound {
                 self.count(namespace, claimed, &finished);
                 self.publish(claimed.namespace_id, &layout, &finished)?;
                 self.applied.ring();
-                self.refresh_statistics(claimed, &finished)
+                if let Err(error) = self.refresh_statistics(claimed, &finished) {
+                    tracing::warn!(upload.id = claimed.id, error = %chain(&error), "Failed to refresh the statistics");
+                }
+                Ok(())
             }
             Ok(Err(RetryCause::Store(StoreError::LeaseLost { .. }))) => Ok(()),
             Ok(Err(cause)) => {

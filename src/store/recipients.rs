@@ -32,14 +32,15 @@ use table::recipient;
 /// Sorts and hashes of a batch in memory: its biggest ones take some hundred bytes a recipient, and spill beyond this.
 /// Compiling the statements costs more than it saves: they spend their time in joins and indexes.
 const PREPARE: &str = "
+RESET enable_nestloop;
 SET work_mem = '128MB';
 SET jit = off;
 DROP TABLE IF EXISTS pg_temp.recipient, pg_temp.held, pg_temp.repeated, pg_temp.given;
 CREATE TEMPORARY TABLE recipient (ordinal bigint NOT NULL, customer text COLLATE \"C\" NOT NULL);";
 
 const CLEAN_UP: &str = "
-DROP TABLE IF EXISTS pg_temp.recipient, pg_temp.held, pg_temp.repeated, pg_temp.given;
-RESET work_mem; RESET jit; RESET enable_nestloop;";
+RESET work_mem; RESET jit; RESET enable_nestloop;
+DROP TABLE IF EXISTS pg_temp.recipient, pg_temp.held, pg_temp.repeated, pg_temp.given;";
 
 /// From here on a list is joined as a whole. Right after a large upload the planner may still take the bank for a handful
 /// of codes, and would look each customer up in it one by one, for hours.

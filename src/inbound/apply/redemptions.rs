@@ -223,8 +223,9 @@ fn count(
         let message = "codes were redeemed that nobody had been given";
         tally.warn(Finding::file(Reason::RedeemedUnassigned, message), number(unassigned));
     }
-    let noted = if counts.all_known { Vec::new() } else { store::noted(transaction, LISTED_MOST)? };
-    if noted.len() as u64 == number(LISTED_MOST) {
+    let mut noted = if counts.all_known { Vec::new() } else { store::noted(transaction, LISTED_MOST + 1)? };
+    if noted.len() as u64 > number(LISTED_MOST) {
+        noted.pop();
         let message = format!("only the first {LISTED_MOST} unknown codes are listed");
         tally.warn(Finding::file(Reason::RejectsCut, message), 1);
     }
