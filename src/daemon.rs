@@ -39,6 +39,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(600);
 const LOOK_FOR_ALERTS: Duration = Duration::from_secs(10);
 /// Uploads processed at once. More would only share the same processors.
 const INBOUND_WORKERS: usize = 2;
+/// Batches worked on at once. Those of one bank follow one another in the store.
+const BATCH_WORKERS: usize = 2;
 /// Connections to the store.
 const CONNECTIONS: u32 = 16;
 
@@ -294,7 +296,9 @@ fn spawn_workers(life: &Lifecycle, parts: &Parts, reception: &Arc<Reception>, me
         spawn_worker(life, parts, inbound_worker(parts, metrics));
     }
     let outbound = outbound(parts);
-    spawn_worker(life, parts, batch_worker(parts, &outbound));
+    for _ in 0..BATCH_WORKERS {
+        spawn_worker(life, parts, batch_worker(parts, &outbound));
+    }
     spawn_worker(life, parts, correction_worker(parts, &outbound));
     spawn_worker(life, parts, drops_worker(parts, metrics));
     spawn_worker(life, parts, watch_worker(parts));

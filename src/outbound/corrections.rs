@@ -15,7 +15,7 @@ use crate::config::{Namespace, Settings};
 use crate::recipients::Columns;
 use crate::spool::{durable, publish};
 use crate::store::StoreError;
-use crate::store::corrections::{RedeemedSince, Uncorrected};
+use crate::store::corrections::{Redeemed, RedeemedSince, Uncorrected};
 
 impl Outbound {
     /// Brings the corrections of the namespace's recent batches up to date.
@@ -49,13 +49,21 @@ impl Outbound {
     ) -> Result<(), OutboundError> {
         let job = Job::new(settings, namespace, self.store.claimed_batch(uncorrected.claim)?)?;
         self.store.correct(&job.batch, uncorrected.seen, |redeemed, published| {
-            if redeemed.is_empty() {
-                return Ok(published);
-            }
-            let rows = self.in_order(&job, redeemed)?;
-            let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+            let count = match redeemed {
+                Redeemed::Few(redeemed) if redeemed.is_empty() => return Ok(published),
+                Redeemed::Few(redeemed) => {
+                    let rows = self.in_order(&job, redeemed)?;
+                    if i64::try_from(rows.len()).is_ok_and(|count| count <= published) {
+                        return Ok(published);
+                    }
+                    self.publish_corrections(&job, rows.into_iter().map(Ok), published)?
+                }
+                Redeemed::Many => {
+                    let mut recipients = self.load(&job)?;
+                    self.publish_corrections(&job, recipients.redeemed_since(&job.batch)?, published)?
+                }
+            };
             if count > published {
-                self.publish_corrections(&job, &rows)?;
                 let (campaign, batch) = (job.campaign.as_str(), job.batch.claim.id);
                 tracing::info!(namespace = %namespace.name, campaign, batch, rows = count, "corrected a batch");
             }
@@ -93,19 +101,32 @@ impl Outbound {
         }
     }
 
-    fn publish_corrections(&self, job: &Job<'_>, rows: &[RedeemedSince]) -> Result<(), OutboundError> {
+    /// Writes the rows, which are in the list's order, and publishes the file if it has more of them than `published`. Returns
+    /// how many there are.
+    fn publish_corrections(
+        &self,
+        job: &Job<'_>,
+        rows: impl Iterator<Item = Result<RedeemedSince, StoreError>>,
+        published: i64,
+    ) -> Result<i64, OutboundError> {
         durable::make_directory(&job.layout.prepared()).map_err(job.disk())?;
         let seal = self.seal(job)?;
         let mut file = OutFile::create(job, seal.as_deref(), "corrections.csv")?;
         file.write(["customer_id", "bank_name", "code", "redeemed_at"].into_iter(), &[])?;
+        let mut count = 0;
         for row in rows {
+            let row = row?;
             let at = row.redeemed_at.to_rfc3339_opts(SecondsFormat::Secs, true);
             file.write([row.customer.as_str(), &job.batch.bank, &row.code, &at].into_iter(), &[])?;
+            count += 1;
         }
-        let listed = file.finish(rows.len() as u64)?;
+        if i64::try_from(count).is_ok_and(|count| count <= published) {
+            return Ok(published);
+        }
+        let listed = file.finish(count)?;
         let prepared = job.prepared_path(&listed.name);
         publish(&prepared, &job.layout.assignments(&job.campaign), &listed.name).map_err(job.disk())?;
         fail::fail_point!("outbound-corrections-published", |_| std::process::abort());
-        Ok(())
+        Ok(i64::try_from(count).unwrap_or(i64::MAX))
     }
 }

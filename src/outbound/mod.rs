@@ -36,8 +36,8 @@ mod keyed;
 mod lease;
 mod manifest;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -71,6 +71,8 @@ pub struct Outbound {
     lists: Arc<dyn Lists>,
     seals: Arc<dyn Seals>,
     stopping: Arc<AtomicBool>,
+    /// Held while batches are made of lists: of two workers that try the same, one would use up a batch's number.
+    making: Arc<Mutex<()>>,
 }
 
 impl std::fmt::Debug for Outbound {
@@ -117,7 +119,7 @@ impl Outbound {
         lists: Arc<dyn Lists>,
         seals: Arc<dyn Seals>,
     ) -> Self {
-        Self { store, settings, clock, lists, seals, stopping: Arc::default() }
+        Self { store, settings, clock, lists, seals, stopping: Arc::default(), making: Arc::default() }
     }
 
     /// Asks [`Outbound::tick`] to return after the batch at hand. Clones hear it too.
@@ -171,14 +173,19 @@ impl Outbound {
 
     fn tick_namespace(&self, settings: &Settings, namespace: &Namespace) -> Result<Option<DateTime<Utc>>, StoreError> {
         let namespace_id = self.store.namespace_id(&namespace.name)?;
-        let firing = due::make_due(&self.store, namespace_id, namespace, self.clock.now())?;
+        let firing = {
+            let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+            due::make_due(&self.store, namespace_id, namespace, self.clock.now())?
+        };
         let lease = TimeDelta::from_std(settings.limits.lease).unwrap_or(TimeDelta::MAX);
         while !self.stopping.load(Ordering::Relaxed) {
             let now = self.clock.now();
             let Some(batch) = self.store.claim_batch(namespace_id, now, now + lease)? else { break };
             self.work(settings, namespace, batch);
         }
-        let open = self.store.next_batch_at(namespace_id)?;
+        // A batch that comes after another of its bank is open, and not to be had: not worth a look each moment.
+        let soonest = self.clock.now() + AT_ONCE;
+        let open = self.store.next_batch_at(namespace_id)?.map(|at| at.max(soonest));
         Ok(firing.into_iter().chain(open).min())
     }
 

@@ -179,11 +179,16 @@ impl ClaimedRow {
 }
 
 /// The oldest open batch that nobody holds. Locked rows are skipped, so that several workers take different ones.
+/// Until it is assigned, a batch comes after every older one of its bank that is worked on or could be: two workers must
+/// not turn the order of lists around.
 const CLAIM: &str = "
 WITH pick AS (
     SELECT b.id FROM batch b
     WHERE b.namespace_id = $1 AND b.state IN ('due', 'waiting', 'assigned')
       AND (b.lease_until IS NULL OR b.lease_until <= $2) AND (b.retry_at IS NULL OR b.retry_at <= $2)
+      AND (b.state = 'assigned' OR NOT EXISTS (
+          SELECT FROM batch o WHERE o.namespace_id = $1 AND o.bank_id = b.bank_id AND o.state IN ('due', 'waiting')
+            AND (o.business_date, o.id) < (b.business_date, b.id) AND (o.retry_at IS NULL OR o.retry_at <= $2)))
     ORDER BY b.business_date, b.id LIMIT 1 FOR UPDATE SKIP LOCKED)
 UPDATE batch AS b SET fence = b.fence + 1, lease_until = $3, retry_at = NULL
 FROM pick, bank k, upload u

@@ -5,10 +5,14 @@
 //! remembered in the batch's row as a number of redemption uploads, so that a look costs nothing while none has come.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use diesel::connection::SimpleConnection as _;
+use diesel::pg::{Pg, PgRowByRowLoadingMode};
 use diesel::prelude::*;
+use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
 
 use super::batches::{Claim, ClaimedBatch};
+use super::recipients::Recipients;
 use super::schema::batch;
 use super::{Store, StoreError};
 
@@ -78,8 +82,24 @@ WHERE r.namespace_id = $1 AND r.redeemed_at BETWEEN $7 AND $8
         AND n.channel = $3 AND n.draw > a.draw AND n.draw <= $5)
     AND NOT EXISTS (SELECT FROM unassigned s WHERE s.namespace_id = $1 AND s.batch_id = $6 AND s.customer = a.customer)
     AND NOT EXISTS (SELECT FROM returned t WHERE t.namespace_id = $1 AND t.bank_id = $2 AND t.lot_id = a.lot_id
-        AND t.seq = a.seq AND t.turn = a.turn)
-ORDER BY a.customer";
+        AND t.seq = a.seq AND t.turn = a.turn)";
+
+/// Right after a large upload the planner takes the tables for small ones, and would read them whole for each redemption.
+const THROUGH_INDEXES: &str = "
+SET LOCAL enable_nestloop = on; SET LOCAL enable_mergejoin = off; SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off; SET LOCAL jit = off";
+
+/// So many corrections are held in memory; of more the store makes the order.
+const IN_MEMORY_MOST: usize = 50_000;
+
+/// What was redeemed of a batch.
+#[derive(Debug)]
+pub enum Redeemed {
+    /// All of it, in no order.
+    Few(Vec<RedeemedSince>),
+    /// More than should be in memory: to be read with [`Recipients::redeemed_since`].
+    Many,
+}
 
 impl Store {
     /// Batches that are not sent yet, or were a little while ago, and that may need a correction at `now`.
@@ -116,7 +136,7 @@ impl Store {
         &self,
         batch: &ClaimedBatch,
         seen: i64,
-        publish: impl FnOnce(Vec<RedeemedSince>, i64) -> Result<i64, E>,
+        publish: impl FnOnce(Redeemed, i64) -> Result<i64, E>,
     ) -> Result<bool, E> {
         let claim = batch.claim;
         let row = batch::table.filter(batch::namespace_id.eq(claim.namespace_id)).filter(batch::id.eq(claim.id));
@@ -130,7 +150,8 @@ impl Store {
                 .optional()
                 .map_err(StoreError::from)?;
             let Some(published) = published else { return Ok(false) };
-            let redeemed = redeemed_since(transaction, batch).map_err(StoreError::from)?;
+            transaction.batch_execute(THROUGH_INDEXES).map_err(StoreError::from)?;
+            let redeemed = few_redeemed(transaction, batch).map_err(StoreError::from)?;
             let rows = publish(redeemed, published)?;
             diesel::update(row)
                 .set((
@@ -161,17 +182,52 @@ impl Store {
     }
 }
 
-fn redeemed_since(connection: &mut PgConnection, batch: &ClaimedBatch) -> QueryResult<Vec<RedeemedSince>> {
-    let (Some(draw), Some(assigned_at)) = (batch.draw, batch.assigned_at) else { return Ok(Vec::new()) };
-    diesel::sql_query(REDEEMED_SINCE)
+impl Recipients {
+    /// Every code of `batch` that was redeemed in time, for customers of the list and in its order, one row at a time: memory
+    /// stays flat.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement; each item may bring one too.
+    pub fn redeemed_since(
+        &mut self,
+        batch: &ClaimedBatch,
+    ) -> Result<impl Iterator<Item = Result<RedeemedSince, StoreError>> + use<'_>, StoreError> {
+        // Found row by row, then joined as a whole: each has plans that would be ruinous for the other.
+        self.connection.transaction(|connection| {
+            connection.batch_execute(THROUGH_INDEXES)?;
+            let statement = format!("CREATE TEMPORARY TABLE corrected ON COMMIT PRESERVE ROWS AS {REDEEMED_SINCE}");
+            bound(statement, batch).execute(connection)
+        })?;
+        let rows = diesel::sql_query(
+            "SELECT x.customer, x.code, x.redeemed_at FROM corrected x \
+             JOIN (SELECT p.customer, min(p.ordinal) AS ordinal FROM recipient p GROUP BY p.customer) l \
+                 ON l.customer = x.customer \
+             ORDER BY l.ordinal",
+        )
+        .load_iter::<RedeemedSince, PgRowByRowLoadingMode>(&mut *self.connection)?;
+        Ok(rows.map(|row| row.map_err(StoreError::from)))
+    }
+}
+
+fn few_redeemed(connection: &mut PgConnection, batch: &ClaimedBatch) -> QueryResult<Redeemed> {
+    let statement = format!("{REDEEMED_SINCE} LIMIT {}", IN_MEMORY_MOST + 1);
+    let redeemed: Vec<RedeemedSince> = bound(statement, batch).load(connection)?;
+    Ok(if redeemed.len() > IN_MEMORY_MOST { Redeemed::Many } else { Redeemed::Few(redeemed) })
+}
+
+/// The statement with what it asks about `batch`; of one that drew nothing it finds nothing.
+fn bound(statement: String, batch: &ClaimedBatch) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
+    let draw = batch.draw.unwrap_or(-1);
+    let assigned_at = batch.assigned_at.unwrap_or(DateTime::<Utc>::UNIX_EPOCH);
+    diesel::sql_query(statement)
+        .into_boxed()
         .bind::<Integer, _>(batch.claim.namespace_id)
         .bind::<Integer, _>(batch.bank_id)
-        .bind::<Nullable<Text>, _>(batch.hold_channel.as_deref())
+        .bind::<Nullable<Text>, _>(batch.hold_channel.clone())
         .bind::<Integer, _>(if batch.persistent { 0 } else { draw })
         .bind::<Integer, _>(draw)
         .bind::<BigInt, _>(batch.claim.id)
         .bind::<Timestamptz, _>(assigned_at - WAITED_MOST)
         .bind::<Timestamptz, _>(corrected_until(assigned_at, batch.send_at))
         .bind::<Timestamptz, _>(assigned_at - TimeDelta::days(1))
-        .load(connection)
 }

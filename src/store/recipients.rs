@@ -35,12 +35,12 @@ const PREPARE: &str = "
 RESET enable_nestloop;
 SET work_mem = '128MB';
 SET jit = off;
-DROP TABLE IF EXISTS pg_temp.recipient, pg_temp.held, pg_temp.repeated, pg_temp.given;
+DROP TABLE IF EXISTS pg_temp.recipient, pg_temp.held, pg_temp.repeated, pg_temp.given, pg_temp.corrected;
 CREATE TEMPORARY TABLE recipient (ordinal bigint NOT NULL, customer text COLLATE \"C\" NOT NULL);";
 
 const CLEAN_UP: &str = "
 RESET work_mem; RESET jit; RESET enable_nestloop;
-DROP TABLE IF EXISTS pg_temp.recipient, pg_temp.held, pg_temp.repeated, pg_temp.given;";
+DROP TABLE IF EXISTS pg_temp.recipient, pg_temp.held, pg_temp.repeated, pg_temp.given, pg_temp.corrected;";
 
 /// From here on a list is joined as a whole. Right after a large upload the planner may still take the bank for a handful
 /// of codes, and would look each customer up in it one by one, for hours.

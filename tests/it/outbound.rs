@@ -17,7 +17,7 @@ use coupond::bank::outcome::Outcome;
 use coupond::bank::window;
 use coupond::clock::Clock;
 use coupond::config::*;
-use coupond::outbound::{ListError, Lists, Outbound, Seal, SealError, Sealed, Seals};
+use coupond::outbound::{self, ListError, Lists, Outbound, Seal, SealError, Sealed, Seals};
 use coupond::reason::Reason;
 use coupond::recipients::Row;
 use coupond::store::banks::{self, NamespaceLock};
@@ -863,6 +863,29 @@ fn snapshot(directory: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
+fn two_workers_keep_the_order_of_lists() {
+    let mut world = World::new();
+    world.lot("spring", None, &codes("S", 3));
+    world.lot("once", None, &codes("D", 3));
+    let lists = ["wait", "partial", "once"].map(|campaign| world.list(campaign, "list.csv", "customer_id\nc1\n"));
+    let (store, now) = (world.store.clone(), world.clock.now());
+    let settings = world.live.current();
+    let namespace = &settings.namespaces["acme"];
+    for campaign in ["wait", "partial", "once"] {
+        outbound::make_due_now(&world.store, 1, namespace, &namespace.campaigns[campaign].name, now).unwrap();
+    }
+    let [first, second, other] = lists.map(|upload| world.batch_of(upload));
+    let claim = || store.claim_batch(1, now, now + TimeDelta::minutes(1)).unwrap().map(|batch| batch.claim);
+    let held = claim().unwrap();
+    assert_eq!(held.id, first);
+    assert_eq!(claim().unwrap().id, other, "the second list of the bank comes after the first");
+    assert_eq!(claim().map(|claim| claim.id), None);
+    // Put off, the first no longer stands in the way.
+    store.put_batch_off(held, "later", now + TimeDelta::minutes(5)).unwrap();
+    assert_eq!(claim().unwrap().id, second);
+}
+
+#[test]
 fn batches_at_once_never_share_a_code() {
     let mut world = World::new();
     world.lot("spring", Some("2026-06-01"), &codes("A", 300));
@@ -1354,6 +1377,27 @@ fn a_persistent_bank_keeps_the_hold_of_who_was_not_reached() {
 }
 
 // ---- what is redeemed after a batch was assigned --------------------------------------------------------------------
+
+#[test]
+fn corrections_beyond_memory_are_in_the_lists_order_too() {
+    let mut world = World::new();
+    let codes = codes("S", 50_020);
+    world.lot("spring", None, &codes);
+    // Backwards, and the first customer twice.
+    let customers: Vec<String> = (0..50_010).rev().chain([50_009]).map(|number| format!("c{number}")).collect();
+    let upload = world.list("wait", "list.csv", &format!("customer_id\n{}\n", customers.join("\n")));
+    world.tick();
+    let codes: Vec<&str> = codes.iter().map(String::as_str).collect();
+    world.redeem(&codes);
+    world.tick();
+    let rows = world.rows("wait", upload, "corrections.csv").unwrap();
+    let listed: Vec<&str> = rows.iter().map(|row| row.split(',').next().unwrap()).collect();
+    assert_eq!(listed.len(), 50_010);
+    assert!(
+        listed.iter().zip(&customers).all(|(listed, customer)| listed == customer),
+        "each once, in the list's order"
+    );
+}
 
 #[test]
 fn codes_redeemed_after_the_assignment_are_listed() {
