@@ -22,7 +22,7 @@ use diesel::sql_types::{Array, BigInt, Integer, Text};
 
 use super::batches::{Claim, kept, redemptions_as_of};
 use super::recipients::Recipients;
-use super::schema::{bank, batch, lot};
+use super::schema::{bank, batch, lot, redemption};
 use super::{Store, StoreError, held};
 use crate::bank::draw::{Part, split};
 use crate::bank::stock::{self, Lot, Queue};
@@ -93,9 +93,9 @@ CREATE TEMPORARY TABLE given (ordinal bigint NOT NULL, customer text COLLATE \"C
     part integer NOT NULL, place integer NOT NULL, lot_id integer NOT NULL, seq integer NOT NULL, turn smallint NOT NULL,
     code text COLLATE \"C\" NOT NULL)";
 
-/// Ranks are few, numbers in order: sorting what is sorted costs less than a hash table of it, and keeps the order, in
-/// which the insert then visits each page of the two indexes once. Redeemed codes are looked up, not joined: the
-/// namespace may have redeemed a hundred times the codes of one draw.
+/// Both sides are numbered in the order in which they lie: sorting what is sorted costs less than a hash table of it, and
+/// keeps the order, in which the insert then visits each page of the two indexes once. Redemptions are looked up, not
+/// joined: the namespace may have redeemed a hundred times the codes of one draw.
 const IN_ORDER: &str = "
 SET LOCAL enable_hashjoin = off; SET LOCAL enable_nestloop = off; SET LOCAL enable_seqscan = off;
 SET LOCAL enable_memoize = off;";
@@ -107,7 +107,10 @@ WHERE o.rank = ANY ($1) ORDER BY o.ordinal";
 
 /// Joins the next codes of one queue with the customers of one part: which part a customer is in follows from the list's
 /// order, which code of the part from the order of customers.
-fn fill(queue: Queue, some_redeemed: bool) -> String {
+///
+/// Each code is looked up among the redemptions, also where the lot's counter says that none is redeemed: a counter that is
+/// wrong then stops the draw, and hands out nothing.
+fn fill(queue: Queue, any_redemptions: bool) -> String {
     let (codes, place) = match queue {
         Queue::Fresh => (
             "SELECT c.seq AS place, c.seq, 0 AS turn, c.code FROM coupon c \
@@ -123,7 +126,7 @@ fn fill(queue: Queue, some_redeemed: bool) -> String {
     };
     let skipped = "LEFT JOIN LATERAL (SELECT true AS hit FROM redemption r \
                    WHERE r.namespace_id = $1 AND r.code = c.code OFFSET 0) r ON true";
-    let codes = if some_redeemed {
+    let codes = if any_redemptions {
         format!("{} AND r.hit IS NULL", codes.replace("c WHERE", &format!("c {skipped} WHERE")))
     } else {
         codes.to_owned()
@@ -308,9 +311,13 @@ fn hand_out(
         return Ok(());
     }
     connection.batch_execute(IN_ORDER)?;
+    let any_redemptions: bool = diesel::select(diesel::dsl::exists(
+        redemption::table.filter(redemption::namespace_id.eq(terms.claim.namespace_id)),
+    ))
+    .get_result(connection)?;
     for ((number, part), customers) in (0..).zip(parts).zip(cuts.windows(2)) {
         let (from, to) = (customers.first().copied().unwrap_or(END), customers.last().copied().unwrap_or(END));
-        take(connection, terms, (number, part), (from, to))?;
+        take(connection, terms, (number, part), (from, to), any_redemptions)?;
     }
     let given = diesel::sql_query(HAND_OUT)
         .bind::<Integer, _>(terms.claim.namespace_id)
@@ -332,8 +339,9 @@ fn take(
     terms: &DrawTerms<'_>,
     (number, part): (i32, &Part),
     (from, to): (i64, i64),
+    any_redemptions: bool,
 ) -> Result<(), Stop> {
-    let taken = diesel::sql_query(fill(part.queue, part.redeemed > 0))
+    let taken = diesel::sql_query(fill(part.queue, any_redemptions))
         .bind::<Integer, _>(terms.claim.namespace_id)
         .bind::<Integer, _>(terms.bank_id)
         .bind::<Integer, _>(part.lot_id)

@@ -1379,6 +1379,18 @@ fn a_persistent_bank_keeps_the_hold_of_who_was_not_reached() {
 // ---- what is redeemed after a batch was assigned --------------------------------------------------------------------
 
 #[test]
+fn a_redeemed_code_is_kept_back_even_where_a_counter_is_wrong() {
+    let mut world = World::new();
+    world.lot("spring", None, &codes("S", 3));
+    world.redeem(&["S0"]);
+    world.sql("UPDATE lot SET redeemed_ahead = 0");
+    let upload = world.list("wait", "list.csv", "customer_id\nc1\n");
+    let _ = world.outbound.tick();
+    assert_eq!(world.number("SELECT count(*) AS n FROM assignment"), 0, "the draw stops, and an admin is told");
+    assert_eq!(world.state_of(upload), "due");
+}
+
+#[test]
 fn corrections_beyond_memory_are_in_the_lists_order_too() {
     let mut world = World::new();
     let codes = codes("S", 50_020);
