@@ -121,6 +121,9 @@ impl Outbound {
             count += 1;
         }
         if i64::try_from(count).is_ok_and(|count| count <= published) {
+            let unfinished = job.prepared_path(&file.name);
+            drop(file);
+            durable::remove_if_there(&unfinished).map_err(job.disk())?;
             return Ok(published);
         }
         let listed = file.finish(count)?;

@@ -232,7 +232,7 @@ impl<I: Iterator<Item = Result<Got, StoreError>>> Merge<'_, I> {
 /// One prepared file, encrypted or not.
 pub(super) struct OutFile<'s> {
     batch: i64,
-    name: String,
+    pub(super) name: String,
     prepared: Shared,
     csv: csv::Writer<Body<'s>>,
 }

@@ -22,7 +22,7 @@ pub(super) fn escape(value: &[u8], buffer: &mut Vec<u8>) {
 ///
 /// # Errors
 /// None in practice: the buffer is memory.
-pub fn write_row(line: i64, text: &str, buffer: &mut Vec<u8>) -> std::io::Result<()> {
+pub fn write_row(line: u64, text: &str, buffer: &mut Vec<u8>) -> std::io::Result<()> {
     write!(buffer, "{line}\t")?;
     escape(text.as_bytes(), buffer);
     buffer.push(b'\n');

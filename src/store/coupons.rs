@@ -2,8 +2,9 @@
 //! the file is read; once it has verified, find what the banks have already, then number and insert the rest in order of
 //! code. An upload is dominated by index inserts, and order makes them cheap.
 //!
-//! What the banks have already is looked up, code by code in the order of the index: a bank of 20 million codes costs an
-//! upload no more than one of a million. A bank without codes is not asked.
+//! What the banks have already is looked up, code by code in the order of the index, so that no upload reads a whole bank. A
+//! bank without codes is not asked. A large bank still costs more than a small one: the new codes go to more pages of the
+//! index, and PostgreSQL logs each page whole when it is first changed after a checkpoint.
 
 use std::io::Write;
 
@@ -13,6 +14,7 @@ use diesel::pg::CopyFormat;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, Text, Timestamptz};
 
+use super::citus::is_citus;
 use super::copy::{Rows, escape};
 use super::{StoreError, Transaction};
 
@@ -160,7 +162,6 @@ SELECT s.line, s.code FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s
 CROSS JOIN LATERAL (SELECT FROM coupon AS k
     WHERE k.namespace_id = $1 AND k.code = s.code AND k.bank_id = n.bank_id OFFSET 0) AS k
 WHERE n.lots_before > 0";
-/// Citus joins a temporary table with a distributed one only as a whole.
 const CLASHES_JOINED: &str = "
 INSERT INTO clash (line, code)
 SELECT s.line, s.code FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s.lot_key
@@ -168,8 +169,6 @@ JOIN (SELECT c.code, c.bank_id FROM coupon AS c WHERE c.namespace_id = $1) AS k 
 
 #[derive(QueryableByName)]
 struct Known {
-    #[diesel(sql_type = Bool)]
-    citus: bool,
     #[diesel(sql_type = Bool)]
     any_lots: bool,
     #[diesel(sql_type = Bool)]
@@ -190,8 +189,7 @@ pub fn add(
     lots: usize,
 ) -> Result<(Vec<AddedLot>, u64), StoreError> {
     let known: Known = diesel::sql_query(
-        "SELECT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'citus') AS citus, \
-             EXISTS (SELECT FROM new_lot AS n WHERE n.lots_before > 0) AS any_lots, \
+        "SELECT EXISTS (SELECT FROM new_lot AS n WHERE n.lots_before > 0) AS any_lots, \
              EXISTS (SELECT FROM redemption AS r WHERE r.namespace_id = $1) AS any_redemptions",
     )
     .bind::<Integer, _>(namespace_id)
@@ -203,7 +201,7 @@ pub fn add(
     )?;
     let mut clashes = 0;
     if known.any_lots {
-        let statement = if known.citus { CLASHES_JOINED } else { CLASHES_LOOKED_UP };
+        let statement = if is_citus(connection)? { CLASHES_JOINED } else { CLASHES_LOOKED_UP };
         clashes = diesel::sql_query(statement).bind::<Integer, _>(namespace_id).execute(connection)? as u64;
     }
     if staged.rows > LARGE_FILE {

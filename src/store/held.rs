@@ -10,9 +10,10 @@
 
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Text};
+use diesel::sql_types::{Array, BigInt, Integer, Text};
 
 use super::StoreError;
+use super::citus::is_citus;
 use super::draw::DrawTerms;
 use crate::bank::stock::Lot;
 use crate::bank::window;
@@ -65,8 +66,6 @@ impl Meets {
 struct Tables {
     #[diesel(sql_type = BigInt)]
     redemptions: i64,
-    #[diesel(sql_type = Bool)]
-    citus: bool,
 }
 
 /// Fills `held` and `repeated` from `recipient`, which has `listed` rows. Returns how many rows `repeated` has.
@@ -82,11 +81,11 @@ pub(super) fn find(
     let customers = if terms.persistent && handed_out > 0 {
         let tables: Tables = diesel::sql_query(
             "SELECT coalesce((SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c WHERE c.oid = 'redemption'::regclass), 0) \
-                 AS redemptions, EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'citus') AS citus",
+                 AS redemptions",
         )
         .get_result(connection)?;
-        // Citus joins a temporary table with a distributed one only as a whole.
-        let meets = |rows| if tables.citus { Meets::Joined } else { Meets::by(rows, listed, large) };
+        let citus = is_citus(connection)?;
+        let meets = |rows| if citus { Meets::Joined } else { Meets::by(rows, listed, large) };
         let (holds, redemptions) = (meets(handed_out), meets(tables.redemptions));
         connection.batch_execute(settings(holds, large))?;
         let lapsed: Vec<i32> =

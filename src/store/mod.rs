@@ -6,6 +6,7 @@
 pub mod alerts;
 pub mod banks;
 pub mod batches;
+mod citus;
 mod copy;
 pub mod corrections;
 pub mod coupons;

@@ -63,9 +63,6 @@ pub struct Sink<'a> {
     failed: Option<io::Error>,
 }
 
-/// Rows that are handed to the connection at once: every hand-over is a call into libpq.
-const ROWS_BYTES: usize = 64 * 1024;
-
 impl Sink<'_> {
     /// Adds the next recipient. Breaks when the store takes no more.
     pub fn add(&mut self, customer: &str) -> ControlFlow<()> {
@@ -76,7 +73,7 @@ impl Sink<'_> {
 
     fn hand_over(&mut self) -> ControlFlow<()> {
         self.run.sort();
-        let written = copy_run(&self.run, self.copy);
+        let written = self.run.copy_to(self.copy, |row, rows| write_row(row.number, row.text, rows));
         self.run.clear();
         match written {
             Ok(()) => ControlFlow::Continue(()),
@@ -86,18 +83,6 @@ impl Sink<'_> {
             }
         }
     }
-}
-
-fn copy_run(run: &Run, copy: &mut dyn Write) -> io::Result<()> {
-    let mut rows = Vec::with_capacity(ROWS_BYTES + 1024);
-    for row in run.rows() {
-        write_row(i64::try_from(row.number).unwrap_or(i64::MAX), row.text, &mut rows)?;
-        if rows.len() >= ROWS_BYTES {
-            copy.write_all(&rows)?;
-            rows.clear();
-        }
-    }
-    copy.write_all(&rows)
 }
 
 /// The list broke off, or the connection did.

@@ -15,8 +15,10 @@ use diesel::pg::CopyFormat;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
 
+use super::citus::is_citus;
 use super::copy::Rows;
 pub use super::copy::write_row;
+use super::schema::redemption;
 use super::{StoreError, Transaction};
 
 mod staging {
@@ -194,15 +196,13 @@ CREATE TEMPORARY TABLE alike (written text COLLATE \"C\" NOT NULL, code text COL
 const LOOKED_UP: &str = "
 LEFT JOIN LATERAL (SELECT c.bank_id, c.lot_id, c.seq FROM coupon AS c
                    WHERE c.namespace_id = $1 AND c.code = s.code OFFSET 0) AS k ON true";
-/// Citus joins a temporary table with a distributed one only as a whole.
 const JOINED: &str = "
 LEFT JOIN (SELECT c.code, c.bank_id, c.lot_id, c.seq FROM coupon AS c WHERE c.namespace_id = $1) AS k ON k.code = s.code";
 
 /// Fills `found`. Returns whether every spelling is that of a coupon.
 fn find(connection: &mut Transaction, namespace_id: i32) -> Result<bool, StoreError> {
     connection.batch_execute(FOUND)?;
-    let citus = any(connection, "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') AS any")?;
-    let met = if citus { JOINED } else { LOOKED_UP };
+    let met = if is_citus(connection)? { JOINED } else { LOOKED_UP };
     diesel::sql_query(format!(
         "INSERT INTO found (line, written, code, bank_id, lot_id, seq) \
          SELECT s.line, s.code, s.code, k.bank_id, k.lot_id, k.seq FROM \
@@ -266,23 +266,13 @@ fn find_in_other_case(connection: &mut Transaction, namespace_id: i32) -> Result
 }
 
 fn find_already_redeemed(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
-    #[derive(QueryableByName)]
-    struct Asked {
-        #[diesel(sql_type = Bool)]
-        citus: bool,
-        #[diesel(sql_type = Bool)]
-        any_redemptions: bool,
-    }
-    let asked: Asked = diesel::sql_query(
-        "SELECT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'citus') AS citus, \
-             EXISTS (SELECT FROM redemption AS r WHERE r.namespace_id = $1) AS any_redemptions",
-    )
-    .bind::<Integer, _>(namespace_id)
-    .get_result(connection)?;
-    if !asked.any_redemptions {
+    let any_redemptions: bool =
+        diesel::select(diesel::dsl::exists(redemption::table.filter(redemption::namespace_id.eq(namespace_id))))
+            .get_result(connection)?;
+    if !any_redemptions {
         return Ok(());
     }
-    let met = if asked.citus {
+    let met = if is_citus(connection)? {
         "JOIN (SELECT x.code FROM redemption AS x WHERE x.namespace_id = $1) AS r ON r.code = f.code"
     } else {
         "CROSS JOIN LATERAL (SELECT FROM redemption AS x WHERE x.namespace_id = $1 AND x.code = f.code OFFSET 0) AS r"

@@ -306,7 +306,43 @@ fn a_rerun_out_of_the_record_writes_what_the_first_run_wrote() {
     assert!(outcomes.len() >= 4, "{outcomes:?}");
 }
 
-/// A file larger than one run: 24 MiB of codes. What a code's first line says counts, whichever run repeats it.
+/// Citus cannot be had here. What is asked of it beside the statements for one PostgreSQL runs on one too, and must come to
+/// the same.
+#[test]
+fn the_statements_for_citus_come_to_the_same() {
+    let story = |citus: bool| {
+        let mut bulk = Bulk::new();
+        if citus {
+            bulk.sql(
+                "INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)
+                 VALUES (99999, 'citus', 10, 11, false, '0')",
+            );
+        }
+        let mut reports = vec![
+            bulk.drop("/redemptions/early.csv", "A2\nUNKNOWN\n"),
+            bulk.drop("/coupons/a.until-2999-01-01.csv", "bank_name,code\nkeep,A1\nkeep,A2\nkeep,A3\nonce,A3\n"),
+            bulk.drop(
+                "/coupons/b.csv",
+                "bank_name,code\nkeep,B1\nkeep,A1\nkeep,b2\nkeep,B1\nkeep,B3\nkeep,B4\nkeep,B5\nkeep,B6\n",
+            ),
+        ];
+        let customers = ["c2", "c1", "c2", "c3", "c4"].map(str::to_owned);
+        let first = bulk.batch("some", &customers);
+        reports.push(bulk.drop("/redemptions/late.csv", "A1\nB2\na3\nUNKNOWN\nA3\n"));
+        let second = bulk.batch("some", &["c3", "c1", "c4", "c5", "c2"].map(str::to_owned));
+        bulk.check_store("citus");
+        let rows: Vec<String> = reports.iter().map(|report| report["rows"].to_string()).collect();
+        let files = |batch| bulk.files(batch).into_values().map(|bytes| String::from_utf8(bytes).unwrap());
+        let files: Vec<String> = files(first).chain(files(second)).filter(|file| !file.starts_with('{')).collect();
+        (rows, files)
+    };
+    let (rows, files) = story(false);
+    assert!(rows[2].contains("\"duplicate\":2") && rows[3].contains("\"duplicate\":2"), "{rows:?}");
+    assert!(files.iter().any(|file| file.contains("replaced_redeemed")), "{files:?}");
+    assert_eq!(story(true), (rows, files));
+}
+
+/// A file larger than one run: 12 MiB of codes. What a code's first line says counts, whichever run repeats it.
 #[test]
 fn coupons_of_several_runs() {
     let bulk = Bulk::new();

@@ -151,13 +151,10 @@ fn next_run(
 }
 
 fn write(run: &Run, sink: &mut dyn Write) -> Result<(), InboundError> {
-    let mut buffer = Vec::with_capacity(80 * 1024);
-    for RunRow { number, group, text: code } in run.rows() {
+    Ok(run.copy_to(sink, |RunRow { number, group, text: code }, rows| {
         let lot_key = i32::try_from(group).unwrap_or(i32::MAX);
-        StagedCoupon { lot_key, line: i64::try_from(number).unwrap_or(i64::MAX), code }.write(&mut buffer)?;
-        super::flush_if_large(&mut buffer, sink)?;
-    }
-    Ok(sink.write_all(&buffer)?)
+        StagedCoupon { lot_key, line: i64::try_from(number).unwrap_or(i64::MAX), code }.write(rows)
+    })?)
 }
 
 /// Reads rows until the run is full or the file has ended; the good ones go into the run.

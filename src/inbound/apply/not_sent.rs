@@ -78,8 +78,7 @@ fn read(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally, sink: &mut dyn Writ
         match columns.customer(&record) {
             Ok(customer) => {
                 tally.rows.accepted += 1;
-                let line = i64::try_from(record.line()).unwrap_or(i64::MAX);
-                returns::write_row(line, customer, &mut buffer)?;
+                returns::write_row(record.line(), customer, &mut buffer)?;
             }
             Err(finding) => tally.reject(finding, record.raw())?,
         }

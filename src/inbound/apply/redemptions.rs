@@ -147,12 +147,7 @@ fn stage(
 }
 
 fn write(run: &Run, sink: &mut dyn Write) -> Result<(), InboundError> {
-    let mut buffer = Vec::with_capacity(80 * 1024);
-    for RunRow { number, text, .. } in run.rows() {
-        store::write_row(i64::try_from(number).unwrap_or(i64::MAX), text, &mut buffer)?;
-        super::flush_if_large(&mut buffer, sink)?;
-    }
-    Ok(sink.write_all(&buffer)?)
+    Ok(run.copy_to(sink, |row, rows| store::write_row(row.number, row.text, rows))?)
 }
 
 /// Reads rows until the run is full or the file has ended; the good ones go into the run.
