@@ -145,8 +145,9 @@ impl Fill {
         let bank = |number: u16| database.number(&format!("SELECT id FROM bank WHERE name = 'b{number}'"));
         let banks = (1..=self.banks).map(bank).collect::<anyhow::Result<Vec<u64>>>()?;
         let id_of = |number: u16| banks.get(usize::from(number) - 1).copied().unwrap_or_default();
-        let indexes = database.run("SELECT indexdef || ';' FROM pg_indexes WHERE tablename = 'coupon';")?;
-        database.run("SELECT 'DROP INDEX ' || indexname FROM pg_indexes WHERE tablename = 'coupon' \\gexec")?;
+        let shelf = format!("FROM pg_indexes WHERE tablename = 'coupon_{namespace}_0'");
+        let indexes = database.run(&format!("SELECT indexdef || ';' {shelf};"))?;
+        database.run(&format!("SELECT 'DROP INDEX ' || indexname {shelf} \\gexec"))?;
         database.copy("coupon (namespace_id, bank_id, lot_id, seq, line, code)", |out| {
             self.each(|bank, lot, seq, code| {
                 write!(out, "{namespace}\t{}\t{lot}\t{seq}\t{}\t", id_of(bank), seq + 2)?;
@@ -164,6 +165,7 @@ impl Fill {
              INSERT INTO lot (namespace_id, bank_id, id, upload_id, end_date, offer_type, size, letter_case, created_at) \
                SELECT {namespace}, bank, lot, made.id, '{UNTIL}', 'other', {size}, 'upper', now() \
                FROM made, unnest(ARRAY[{numbers}]) AS bank, generate_series(1, {lots}) AS lot;\n\
+             SELECT setval('lot_id_seq', {lots}); \
              UPDATE bank SET lots = {lots} WHERE namespace_id = {namespace} AND id IN ({numbers});"
         ))?;
         database.tend()

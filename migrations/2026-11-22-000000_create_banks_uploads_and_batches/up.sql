@@ -30,10 +30,13 @@ COMMENT ON COLUMN bank.name IS 'As in the configuration or in bank_name.';
 COMMENT ON COLUMN bank.audience IS 'communicate, or site (never persistent, takes no batch).';
 COMMENT ON COLUMN bank.persistent IS 'Whether a customer keeps the code held. Never changes once the bank has codes.';
 COMMENT ON COLUMN bank.offer_type IS 'A memory aid.';
-COMMENT ON COLUMN bank.lots IS 'How many lots were ever made: the newest lot''s id.';
+COMMENT ON COLUMN bank.lots IS 'How many lots it ever got.';
 COMMENT ON COLUMN bank.draws IS 'How many batches assigned from it: the newest draw''s number.';
 COMMENT ON COLUMN bank.created_by_upload IS 'The upload that named it first; null: declared in the configuration.';
 COMMENT ON COLUMN bank.created_at IS 'When it was first known.';
+
+-- Not counted within the bank: an upload loads its codes under their lots' ids long before it locks the bank.
+CREATE SEQUENCE lot_id_seq AS integer;
 
 CREATE TABLE lot (
     namespace_id integer NOT NULL,
@@ -46,6 +49,7 @@ CREATE TABLE lot (
     next_seq integer NOT NULL DEFAULT 0 CHECK (next_seq BETWEEN 0 AND size),
     redeemed_ahead integer NOT NULL DEFAULT 0 CHECK (redeemed_ahead BETWEEN 0 AND size - next_seq),
     letter_case text NOT NULL CHECK (letter_case IN ('none', 'upper', 'lower', 'mixed')),
+    shelf integer NOT NULL DEFAULT 0,
     voided_at timestamptz,
     created_at timestamptz NOT NULL,
     PRIMARY KEY (namespace_id, bank_id, id)
@@ -53,7 +57,7 @@ CREATE TABLE lot (
 COMMENT ON TABLE lot IS 'The codes that one upload added to one bank with one end date. Remaining = size - next_seq - redeemed_ahead while the window is open and the lot is not void.';
 COMMENT ON COLUMN lot.namespace_id IS 'Its namespace.';
 COMMENT ON COLUMN lot.bank_id IS 'Its bank.';
-COMMENT ON COLUMN lot.id IS 'Counts from 1 within the bank: the order of uploads.';
+COMMENT ON COLUMN lot.id IS 'From lot_id_seq: the order in which uploads began to be read.';
 COMMENT ON COLUMN lot.upload_id IS 'The upload that brought it.';
 COMMENT ON COLUMN lot.end_date IS 'Last local day on which its codes may be handed out; null: never ends.';
 COMMENT ON COLUMN lot.offer_type IS 'A memory aid.';
@@ -61,26 +65,34 @@ COMMENT ON COLUMN lot.size IS 'How many codes it has; their seq is 0 to size - 1
 COMMENT ON COLUMN lot.next_seq IS 'The first seq not handed out yet. Handing out n codes moves it, and locks no code.';
 COMMENT ON COLUMN lot.redeemed_ahead IS 'Codes from next_seq on that are redeemed already and will be skipped.';
 COMMENT ON COLUMN lot.letter_case IS 'Which letters its codes have: says how a redemption that differs in case only can be found.';
+COMMENT ON COLUMN lot.shelf IS 'The partition of coupon that its codes lie in.';
 COMMENT ON COLUMN lot.voided_at IS 'When its upload was undone; what was not assigned then never is.';
 COMMENT ON COLUMN lot.created_at IS 'When it was applied.';
 
-CREATE TABLE coupon (
-    namespace_id integer NOT NULL,
-    bank_id integer NOT NULL,
-    lot_id integer NOT NULL,
-    seq integer NOT NULL,
-    line bigint NOT NULL,
-    code text COLLATE "C" NOT NULL
-);
-CREATE UNIQUE INDEX coupon_code ON coupon (namespace_id, code, bank_id);
-CREATE INDEX coupon_seq ON coupon USING brin (namespace_id, bank_id, lot_id, seq) WITH (pages_per_range = 32);
-COMMENT ON TABLE coupon IS 'The codes; append-only. No key but the unique code: a bank can hold 100 million.';
+DO $$
+BEGIN
+    EXECUTE 'CREATE TABLE coupon (
+        namespace_id integer NOT NULL,
+        bank_id integer NOT NULL,
+        lot_id integer NOT NULL,
+        seq integer NOT NULL,
+        line bigint NOT NULL,
+        code text COLLATE "C" NOT NULL,
+        shelf integer NOT NULL DEFAULT 0
+    )' || CASE WHEN EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') THEN '' ELSE ' PARTITION BY RANGE (namespace_id, shelf)' END;
+    IF EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') THEN
+        CREATE UNIQUE INDEX coupon_code ON coupon (namespace_id, code, bank_id);
+        CREATE INDEX coupon_seq ON coupon USING brin (namespace_id, bank_id, lot_id, seq) WITH (pages_per_range = 32);
+    END IF;
+END $$;
+COMMENT ON TABLE coupon IS 'The codes; append-only. Each namespace has partitions of its own, the shelves, and each shelf its unique index of codes; src/store/shelves.rs.';
 COMMENT ON COLUMN coupon.namespace_id IS 'Its namespace.';
 COMMENT ON COLUMN coupon.bank_id IS 'Its bank.';
 COMMENT ON COLUMN coupon.lot_id IS 'Its lot.';
 COMMENT ON COLUMN coupon.seq IS 'Its fixed place in the lot, from 0: the order in which the lot is handed out.';
 COMMENT ON COLUMN coupon.line IS 'The line of the upload that brought it.';
 COMMENT ON COLUMN coupon.code IS 'As uploaded, outer blanks trimmed; byte order.';
+COMMENT ON COLUMN coupon.shelf IS 'The partition that it lies in: 0, or the one that a large upload got to itself.';
 
 CREATE TABLE redemption (
     namespace_id integer NOT NULL,

@@ -168,7 +168,7 @@ impl Inbound {
         let applied = finished.state == Verdict::Applied.as_str();
         // A guess by size is good enough here, and needs no count to be carried along: a row has ten bytes or more.
         let rows = if applied { u64::try_from(claimed.bytes / 10).unwrap_or_default() } else { 0 };
-        self.store.refresh_statistics(changed, rows)
+        self.store.refresh_statistics(claimed.namespace_id, changed, rows)
     }
 
     fn count(&self, namespace: &Namespace, claimed: &ClaimedUpload, finished: &FinishedUpload) {

@@ -229,7 +229,7 @@ impl Outbound {
         let (batch, campaign) = (job.batch.claim.id, job.campaign.as_str());
         tracing::info!(namespace = %namespace.name, campaign, batch, "exported a batch");
         let drawn = job.batch.compared.map_or(0, |(need, _)| u64::try_from(need).unwrap_or_default());
-        if let Err(error) = self.store.refresh_statistics(Changed::Assignments, drawn) {
+        if let Err(error) = self.store.refresh_statistics(job.batch.claim.namespace_id, Changed::Assignments, drawn) {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(namespace = %namespace.name, batch, error, "failed to refresh the statistics after a batch");
         }

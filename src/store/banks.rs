@@ -255,25 +255,16 @@ pub fn lock_namespace(connection: &mut Transaction, namespace_id: i32, lock: Nam
     Ok(())
 }
 
-/// Locks banks, by id, until the transaction ends. Returns how many lots each has.
+/// Locks banks, by id, until the transaction ends.
 ///
 /// # Errors
 /// Any [`StoreError`] of the statement.
-pub fn lock_banks(connection: &mut Transaction, namespace_id: i32, ids: &[i32]) -> Result<Vec<(i32, i32)>, StoreError> {
-    #[derive(QueryableByName)]
-    struct Locked {
-        #[diesel(sql_type = Integer)]
-        id: i32,
-        #[diesel(sql_type = Integer)]
-        lots: i32,
-    }
-    let locked: Vec<Locked> = diesel::sql_query(
-        "SELECT id, lots FROM bank WHERE namespace_id = $1 AND id = ANY($2) ORDER BY id FOR NO KEY UPDATE",
-    )
-    .bind::<Integer, _>(namespace_id)
-    .bind::<Array<Integer>, _>(ids)
-    .load(connection)?;
-    Ok(locked.into_iter().map(|bank| (bank.id, bank.lots)).collect())
+pub fn lock_banks(connection: &mut Transaction, namespace_id: i32, ids: &[i32]) -> Result<(), StoreError> {
+    diesel::sql_query("SELECT id FROM bank WHERE namespace_id = $1 AND id = ANY($2) ORDER BY id FOR NO KEY UPDATE")
+        .bind::<Integer, _>(namespace_id)
+        .bind::<Array<Integer>, _>(ids)
+        .execute(connection)?;
+    Ok(())
 }
 
 /// What remains per bank: the predicate of counts, alerts, preflight and draw. Banks without lots remain 0.

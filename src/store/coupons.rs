@@ -1,12 +1,15 @@
-//! Codes come in by the million, in runs that are sorted and deduplicated already: COPY them into a temporary table while
-//! the file is read; once it has verified, find what the banks have already, then number and insert the rest in order of
-//! code. An upload is dominated by index inserts, and order makes them cheap.
+//! Codes come in by the million, in runs that are sorted and deduplicated already: COPY them while the file is read; once it
+//! has verified, leave out what the banks have already, and number the rest.
 //!
-//! What the banks have already is looked up, code by code in the order of the index, so that no upload reads a whole bank. A
-//! bank without codes is not asked. A large bank still costs more than a small one: the new codes go to more pages of the
-//! index, and PostgreSQL logs each page whole when it is first changed after a checkpoint.
+//! A file of one run goes into a temporary table and from there, in order of code, into the namespace's shelf 0: an upload is
+//! dominated by index inserts, and order makes them cheap. A larger one goes onto a shelf of its own where it can
+//! ([`super::shelves`]), with nothing but its index left to be built in the end.
+//!
+//! What the banks have already is looked up, code by code in the order of the index, so that no small upload reads a whole
+//! bank. A bank without codes is not asked. A large shelf still costs more than a small one: the new codes go to more pages of
+//! the index, and PostgreSQL logs each page whole when it is first changed after a checkpoint.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::connection::SimpleConnection as _;
@@ -16,6 +19,9 @@ use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, Text, Time
 
 use super::citus::is_citus;
 use super::copy::{Rows, escape};
+use super::ledger::undo::bring_back;
+use super::run::{Run, RunRow};
+use super::shelves::Loading;
 use super::{StoreError, Transaction};
 
 mod staging {
@@ -25,30 +31,6 @@ mod staging {
             line -> Int8,
             code -> Text,
         }
-    }
-}
-
-/// One row of a run.
-#[derive(Clone, Copy, Debug)]
-pub struct StagedCoupon<'a> {
-    /// Index of its lot in the list given to [`begin_lots`].
-    pub lot_key: i32,
-    /// Its line in the file.
-    pub line: i64,
-    /// The code.
-    pub code: &'a str,
-}
-
-impl StagedCoupon<'_> {
-    /// Appends the row in the form that COPY takes.
-    ///
-    /// # Errors
-    /// None in practice: the buffer is memory.
-    pub fn write(&self, buffer: &mut Vec<u8>) -> std::io::Result<()> {
-        write!(buffer, "{}\t{}\t", self.lot_key, self.line)?;
-        escape(self.code.as_bytes(), buffer);
-        buffer.push(b'\n');
-        Ok(())
     }
 }
 
@@ -90,31 +72,198 @@ pub struct DuplicateCoupon {
     pub code: String,
 }
 
-/// What a file staged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Staged {
-    /// How many runs.
-    pub runs: u64,
-    /// How many rows in all.
-    pub rows: u64,
+/// What an upload added.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Added {
+    /// The lots that got any codes.
+    pub lots: Vec<AddedLot>,
+    /// How many rows were left out because their bank has the code; [`clashes`].
+    pub clashes: u64,
+    /// The shelf that the codes lie in.
+    pub shelf: i32,
 }
 
-/// Makes the temporary table for the rows of a file; it ends with the transaction.
-///
-/// # Errors
-/// Any [`StoreError`] of the statement.
-pub fn begin_staging(connection: &mut Transaction) -> Result<(), StoreError> {
-    Ok(connection.batch_execute(
-        "CREATE TEMPORARY TABLE staged_coupon (lot_key integer NOT NULL, line bigint NOT NULL, \
-         code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
-    )?)
+/// The rows of a file on their way in: run by run, then all at once.
+#[derive(Debug)]
+pub struct Intake {
+    namespace_id: i32,
+    runs: u64,
+    rows: u64,
+    /// Id and rows so far of each lot, where lots have ids yet.
+    lots: Vec<(i32, i32)>,
+    loading: Option<Loading>,
 }
 
-/// Loads one run behind those before it. `write` is given a sink for rows in the form of [`StagedCoupon::write`].
-///
-/// # Errors
-/// What `write` says, or the statement's error.
-pub fn stage<E>(connection: &mut Transaction, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E>
+impl Intake {
+    /// Begins with the file.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statement.
+    pub fn begin(connection: &mut Transaction, namespace_id: i32) -> Result<Self, StoreError> {
+        connection.batch_execute(
+            "CREATE TEMPORARY TABLE staged_coupon (lot_key integer NOT NULL, line bigint NOT NULL, \
+             code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
+        )?;
+        Ok(Self { namespace_id, runs: 0, rows: 0, lots: Vec::new(), loading: None })
+    }
+
+    /// How many rows came.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Loads one run behind those before it. `banks` has the bank of each lot so far, where the bank is known.
+    ///
+    /// A first run that is full is the beginning of a large file: it goes onto a shelf, if there can be one.
+    ///
+    /// # Errors
+    /// The statements', or the sink's.
+    pub fn take<E>(&mut self, connection: &mut Transaction, banks: &[Option<i32>], run: &Run) -> Result<(), E>
+    where
+        E: From<StoreError> + From<io::Error>,
+    {
+        let known: Option<Vec<i32>> = banks.iter().copied().collect();
+        if self.runs == 0 && run.is_full() && known.is_some() {
+            self.number(connection, banks.len())?;
+            let shelf = self.lots.first().map_or(0, |(id, _)| *id);
+            self.loading = Loading::begin(connection, self.namespace_id, shelf).map_err(StoreError::from)?;
+        }
+        self.runs += 1;
+        self.rows += run.rows().len() as u64;
+        match known.filter(|_| self.loading.is_some()) {
+            Some(banks) => {
+                self.number(connection, banks.len())?;
+                Loading::load(connection, |sink| Ok(load(run, &banks, &mut self.lots, sink)?))
+            }
+            None => stage(connection, |sink| Ok(run.copy_to(sink, staged)?)),
+        }
+    }
+
+    /// Gives each lot an id.
+    fn number(&mut self, connection: &mut Transaction, lots: usize) -> Result<(), StoreError> {
+        let missing = i64::try_from(lots.saturating_sub(self.lots.len())).unwrap_or(i64::MAX);
+        if missing > 0 {
+            let ids: Vec<Id> = diesel::sql_query(
+                "SELECT nextval('lot_id_seq')::integer AS id FROM generate_series(1, $1) AS n ORDER BY n",
+            )
+            .bind::<BigInt, _>(missing)
+            .load(connection)?;
+            self.lots.extend(ids.into_iter().map(|id| (id.id, 0)));
+        }
+        Ok(())
+    }
+
+    /// Adds the codes that their bank does not have yet; each once. The banks, one for each lot, must be locked.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statements.
+    pub fn add(mut self, connection: &mut Transaction, banks: &[i32]) -> Result<Added, StoreError> {
+        self.number(connection, banks.len())?;
+        self.begin_lots(connection, banks)?;
+        let known: Known = diesel::sql_query(KNOWN).bind::<Integer, _>(self.namespace_id).get_result(connection)?;
+        connection.batch_execute(CLASHES)?;
+        if let Some(loading) = self.loading {
+            if !known.any_void && loading.settle(connection, self.rows, known.any_lots)? {
+                let lots = loading.kept(connection, known.any_redemptions)?;
+                let shelf = loading.attach(connection)?;
+                let kept: i64 = lots.iter().map(|lot| lot.size).sum();
+                let clashes = self.rows.saturating_sub(u64::try_from(kept).unwrap_or_default());
+                return Ok(Added { lots: with_codes(lots), clashes, shelf });
+            }
+            loading.give_up(connection)?;
+        }
+        bring_back(connection, self.namespace_id)?;
+        self.insert(connection, banks.len(), &known)
+    }
+
+    fn begin_lots(&self, connection: &mut Transaction, banks: &[i32]) -> Result<(), StoreError> {
+        connection.batch_execute(
+            "CREATE TEMPORARY TABLE new_lot (lot_key integer NOT NULL, bank_id integer NOT NULL, lot_id integer NOT NULL, \
+             loaded bigint NOT NULL, lots_before integer NOT NULL) ON COMMIT DROP",
+        )?;
+        let keys: Vec<i32> = (0_i32..).take(banks.len()).collect();
+        let (ids, loaded): (Vec<i32>, Vec<i32>) = self.lots.iter().copied().unzip();
+        diesel::sql_query(
+            "INSERT INTO new_lot (lot_key, bank_id, lot_id, loaded, lots_before) \
+             SELECT k.lot_key, k.bank_id, k.lot_id, k.loaded, b.lots \
+             FROM unnest($2::integer[], $3::integer[], $4::integer[], $5::integer[]) AS k (lot_key, bank_id, lot_id, loaded) \
+             JOIN bank AS b ON b.namespace_id = $1 AND b.id = k.bank_id",
+        )
+        .bind::<Integer, _>(self.namespace_id)
+        .bind::<Array<Integer>, _>(&keys)
+        .bind::<Array<Integer>, _>(banks)
+        .bind::<Array<Integer>, _>(&ids)
+        .bind::<Array<Integer>, _>(&loaded)
+        .execute(connection)?;
+        Ok(connection.batch_execute("ANALYZE new_lot")?)
+    }
+
+    /// Inserts what is staged into shelf 0. Within a lot codes are numbered in order. A file of one run, for one lot, is
+    /// inserted as it lies, without a sort.
+    fn insert(&self, connection: &mut Transaction, lots: usize, known: &Known) -> Result<Added, StoreError> {
+        // What costs so much by decree would be compiled each time, a dozen codes too.
+        connection.batch_execute(
+            "SET LOCAL enable_memoize = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'",
+        )?;
+        let mut clashes = 0;
+        if known.any_lots {
+            let statement = if is_citus(connection)? { CLASHES_JOINED } else { CLASHES_LOOKED_UP };
+            clashes = diesel::sql_query(statement).bind::<Integer, _>(self.namespace_id).execute(connection)? as u64;
+        }
+        if self.rows > LARGE_FILE {
+            connection.batch_execute("ANALYZE clash; SET LOCAL enable_nestloop = off")?;
+        }
+        let insert = insert(self.runs, lots, clashes);
+        let namespace_id = self.namespace_id;
+        let added = if lots == 1 {
+            let size = diesel::sql_query(insert).bind::<Integer, _>(namespace_id).execute(connection)?;
+            let redeemed = if known.any_redemptions { redeemed(connection, namespace_id)? } else { 0 };
+            vec![AddedLot { lot_key: 0, size: i64::try_from(size).unwrap_or(i64::MAX), redeemed }]
+        } else {
+            diesel::sql_query(counted(&insert, known.any_redemptions))
+                .bind::<Integer, _>(namespace_id)
+                .load(connection)?
+        };
+        connection.batch_execute("SET LOCAL enable_nestloop = on; SET LOCAL enable_seqscan = on")?;
+        Ok(Added { lots: with_codes(added), clashes, shelf: 0 })
+    }
+}
+
+fn with_codes(lots: Vec<AddedLot>) -> Vec<AddedLot> {
+    lots.into_iter().filter(|lot| lot.size > 0).collect()
+}
+
+#[derive(QueryableByName)]
+struct Id {
+    #[diesel(sql_type = Integer)]
+    id: i32,
+}
+
+/// Appends one row as `staged_coupon` takes it.
+fn staged(row: RunRow<'_>, buffer: &mut Vec<u8>) -> io::Result<()> {
+    write!(buffer, "{}\t{}\t", row.group, row.number)?;
+    escape(row.text.as_bytes(), buffer);
+    buffer.push(b'\n');
+    Ok(())
+}
+
+/// Writes a run as a shelf takes it: numbered on within each lot.
+fn load(run: &Run, banks: &[i32], lots: &mut [(i32, i32)], sink: &mut dyn Write) -> io::Result<()> {
+    run.copy_to(sink, |row, buffer| {
+        let key = row.group as usize;
+        let (Some(bank), Some((lot, seq))) = (banks.get(key), lots.get_mut(key)) else {
+            return Err(io::Error::other("a row of a lot that there is not"));
+        };
+        write!(buffer, "{bank}\t{lot}\t{seq}\t{}\t", row.number)?;
+        *seq += 1;
+        escape(row.text.as_bytes(), buffer);
+        buffer.push(b'\n');
+        Ok(())
+    })
+}
+
+fn stage<E>(connection: &mut Transaction, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E>
 where
     E: From<StoreError>,
 {
@@ -124,30 +273,6 @@ where
         .with_format(CopyFormat::Text)
         .execute(connection);
     rows.end(copied)
-}
-
-/// Gives each new lot its id. The banks must be locked.
-///
-/// # Errors
-/// Any [`StoreError`] of the statements.
-pub fn begin_lots(connection: &mut Transaction, namespace_id: i32, lots: &[NewLot]) -> Result<(), StoreError> {
-    connection.batch_execute(
-        "CREATE TEMPORARY TABLE new_lot (lot_key integer NOT NULL, bank_id integer NOT NULL, lot_id integer NOT NULL, \
-         lots_before integer NOT NULL) ON COMMIT DROP",
-    )?;
-    let keys: Vec<i32> = (0_i32..).take(lots.len()).collect();
-    let banks: Vec<i32> = lots.iter().map(|lot| lot.bank_id).collect();
-    diesel::sql_query(
-        "INSERT INTO new_lot (lot_key, bank_id, lot_id, lots_before) \
-         SELECT k.lot_key, k.bank_id, b.lots + row_number() OVER (PARTITION BY k.bank_id ORDER BY k.lot_key), b.lots \
-         FROM unnest($2::integer[], $3::integer[]) AS k (lot_key, bank_id) \
-         JOIN bank AS b ON b.namespace_id = $1 AND b.id = k.bank_id",
-    )
-    .bind::<Integer, _>(namespace_id)
-    .bind::<Array<Integer>, _>(&keys)
-    .bind::<Array<Integer>, _>(&banks)
-    .execute(connection)?;
-    Ok(connection.batch_execute("ANALYZE new_lot")?)
 }
 
 /// From here on no plan may look rows up one by one without an index: the planner knows little of tables just made.
@@ -167,56 +292,21 @@ INSERT INTO clash (line, code)
 SELECT s.line, s.code FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s.lot_key
 JOIN (SELECT c.code, c.bank_id FROM coupon AS c WHERE c.namespace_id = $1) AS k ON k.code = s.code AND k.bank_id = n.bank_id";
 
+/// What decides how the rows come in.
+const KNOWN: &str = "
+SELECT EXISTS (SELECT FROM new_lot AS n WHERE n.lots_before > 0) AS any_lots,
+    EXISTS (SELECT FROM lot AS l JOIN new_lot AS n ON n.bank_id = l.bank_id
+            WHERE l.namespace_id = $1 AND l.voided_at IS NOT NULL) AS any_void,
+    EXISTS (SELECT FROM redemption AS r WHERE r.namespace_id = $1) AS any_redemptions";
+
 #[derive(QueryableByName)]
 struct Known {
     #[diesel(sql_type = Bool)]
     any_lots: bool,
     #[diesel(sql_type = Bool)]
+    any_void: bool,
+    #[diesel(sql_type = Bool)]
     any_redemptions: bool,
-}
-
-/// Adds the staged codes that their bank does not have yet; each once. Returns the lots that got any, and how many rows
-/// were left out because their bank has the code ([`clashes`]).
-///
-/// Within a lot codes are numbered in order. A file of one run, for one lot, is inserted as it lies, without a sort.
-///
-/// # Errors
-/// Any [`StoreError`] of the statements.
-pub fn add(
-    connection: &mut Transaction,
-    namespace_id: i32,
-    staged: Staged,
-    lots: usize,
-) -> Result<(Vec<AddedLot>, u64), StoreError> {
-    let known: Known = diesel::sql_query(
-        "SELECT EXISTS (SELECT FROM new_lot AS n WHERE n.lots_before > 0) AS any_lots, \
-             EXISTS (SELECT FROM redemption AS r WHERE r.namespace_id = $1) AS any_redemptions",
-    )
-    .bind::<Integer, _>(namespace_id)
-    .get_result(connection)?;
-    connection.batch_execute(CLASHES)?;
-    // What costs so much by decree would be compiled each time, a dozen codes too.
-    connection.batch_execute(
-        "SET LOCAL enable_memoize = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'",
-    )?;
-    let mut clashes = 0;
-    if known.any_lots {
-        let statement = if is_citus(connection)? { CLASHES_JOINED } else { CLASHES_LOOKED_UP };
-        clashes = diesel::sql_query(statement).bind::<Integer, _>(namespace_id).execute(connection)? as u64;
-    }
-    if staged.rows > LARGE_FILE {
-        connection.batch_execute("ANALYZE clash; SET LOCAL enable_nestloop = off")?;
-    }
-    let insert = insert(staged.runs, lots, clashes);
-    let added = if lots == 1 {
-        let size = diesel::sql_query(insert).bind::<Integer, _>(namespace_id).execute(connection)?;
-        let redeemed = if known.any_redemptions { redeemed(connection, namespace_id)? } else { 0 };
-        vec![AddedLot { lot_key: 0, size: i64::try_from(size).unwrap_or(i64::MAX), redeemed }]
-    } else {
-        diesel::sql_query(counted(&insert, known.any_redemptions)).bind::<Integer, _>(namespace_id).load(connection)?
-    };
-    connection.batch_execute("SET LOCAL enable_nestloop = on; SET LOCAL enable_seqscan = on")?;
-    Ok((added.into_iter().filter(|lot| lot.size > 0).collect(), clashes))
 }
 
 fn insert(runs: u64, lots: usize, clashes: u64) -> String {
@@ -273,7 +363,7 @@ fn redeemed(connection: &mut Transaction, namespace_id: i32) -> Result<i64, Stor
     Ok(found.redeemed)
 }
 
-/// Rows that [`add`] left out because their bank has the code, by line, at most `most`.
+/// Rows that [`Intake::add`] left out because their bank has the code, by line, at most `most`.
 ///
 /// # Errors
 /// Any [`StoreError`] of the statement.
@@ -283,7 +373,7 @@ pub fn clashes(connection: &mut Transaction, most: i64) -> Result<Vec<DuplicateC
         .load(connection)?)
 }
 
-/// Rows that [`add`] left out because an earlier line, in another run, has the code for the same bank, by line, at most
+/// Rows that [`Intake::add`] left out because an earlier line, in another run, has the code for the same bank, by line, at most
 /// `most`.
 ///
 /// # Errors
@@ -309,17 +399,17 @@ pub fn finish_lots(
     namespace_id: i32,
     upload_id: i64,
     lots: &[NewLot],
-    added: &[AddedLot],
+    added: &Added,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    for lot in added {
+    for lot in &added.lots {
         let Some(new) = usize::try_from(lot.lot_key).ok().and_then(|key| lots.get(key)) else {
             return Err(StoreError::Missing { what: format!("new lot {}", lot.lot_key) });
         };
         diesel::sql_query(
             "INSERT INTO lot (namespace_id, bank_id, id, upload_id, end_date, offer_type, size, redeemed_ahead, \
-                 letter_case, created_at) \
-             SELECT $1, n.bank_id, n.lot_id, $3, $4, $5, $6, $7, $8, $9 FROM new_lot AS n WHERE n.lot_key = $2",
+                 letter_case, shelf, created_at) \
+             SELECT $1, n.bank_id, n.lot_id, $3, $4, $5, $6, $7, $8, $9, $10 FROM new_lot AS n WHERE n.lot_key = $2",
         )
         .bind::<Integer, _>(namespace_id)
         .bind::<Integer, _>(lot.lot_key)
@@ -329,15 +419,17 @@ pub fn finish_lots(
         .bind::<BigInt, _>(lot.size)
         .bind::<BigInt, _>(lot.redeemed)
         .bind::<Text, _>(new.letter_case)
+        .bind::<Integer, _>(added.shelf)
         .bind::<Timestamptz, _>(now)
         .execute(connection)?;
     }
-    // Lot ids of keys that added nothing stay unused: ids give an order, not a count.
     diesel::sql_query(
-        "UPDATE bank SET lots = n.newest FROM (SELECT bank_id, max(lot_id) AS newest FROM new_lot GROUP BY bank_id) AS n \
+        "UPDATE bank SET lots = bank.lots + n.lots FROM (SELECT l.bank_id, count(*) AS lots FROM lot AS l \
+             WHERE l.namespace_id = $1 AND l.upload_id = $2 GROUP BY l.bank_id) AS n \
          WHERE bank.namespace_id = $1 AND bank.id = n.bank_id",
     )
     .bind::<Integer, _>(namespace_id)
+    .bind::<BigInt, _>(upload_id)
     .execute(connection)?;
     Ok(())
 }

@@ -28,6 +28,7 @@ pub mod retention;
 pub mod returns;
 pub mod run;
 pub mod schema;
+mod shelves;
 mod statistics;
 pub mod suspicion;
 pub mod uploads;

@@ -2,16 +2,18 @@
 
 use diesel::prelude::*;
 
-use super::{StoreError, Transaction, schema::namespace};
+use super::{StoreError, Transaction, schema::namespace, shelves};
 use crate::config::Name;
 
-/// The id of `name`, made when it is new.
+/// The id of `name`, made when it is new, with the shelf that its codes go to.
 pub(super) fn ensure(connection: &mut Transaction, name: &Name) -> Result<i32, StoreError> {
     diesel::insert_into(namespace::table)
         .values(namespace::name.eq(name.as_str()))
         .on_conflict_do_nothing()
         .execute(connection)?;
-    Ok(namespace::table.filter(namespace::name.eq(name.as_str())).select(namespace::id).first(connection)?)
+    let id = namespace::table.filter(namespace::name.eq(name.as_str())).select(namespace::id).first(connection)?;
+    shelves::ensure(connection, id)?;
+    Ok(id)
 }
 
 /// Any constant will do, as long as every daemon uses the same: "coupond" in ASCII.

@@ -6,14 +6,15 @@ use std::io::{self, Write};
 
 /// Bytes that are handed to a COPY at once: every hand-over is a call into libpq.
 const GATHERED: usize = 64 * 1024;
-/// Rows of one run. Two are in memory at a time, in each of two workers.
+/// Rows of one run, if nothing else is said. Two are in memory at a time, in each of two workers.
 const ROWS_MOST: usize = 500_000;
 /// Bytes of text of one run.
 const TEXT_MOST: usize = 12 << 20;
 
 /// Rows in memory, sorted on demand.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Run {
+    rows_most: usize,
     text: Vec<u8>,
     rows: Vec<Row>,
     /// How many bytes all rows begin with in common: codes of one lot, and customers of one system, often share a prefix.
@@ -41,7 +42,19 @@ pub struct RunRow<'r> {
     pub text: &'r str,
 }
 
+impl Default for Run {
+    fn default() -> Self {
+        Self::of(ROWS_MOST)
+    }
+}
+
 impl Run {
+    /// A run of at most so many rows.
+    #[must_use]
+    pub fn of(rows_most: usize) -> Self {
+        Self { rows_most, text: Vec::new(), rows: Vec::new(), shared: 0 }
+    }
+
     /// Adds a row.
     pub fn push(&mut self, row: RunRow<'_>) {
         let bytes = row.text.as_bytes();
@@ -62,7 +75,7 @@ impl Run {
     /// Whether the next row belongs to the next run.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.rows.len() >= ROWS_MOST || self.text.len() >= TEXT_MOST
+        self.rows.len() >= self.rows_most || self.text.len() >= TEXT_MOST
     }
 
     /// Whether there are no rows.

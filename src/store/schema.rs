@@ -36,6 +36,7 @@ diesel::table! {
         next_seq -> Int4,
         redeemed_ahead -> Int4,
         letter_case -> Text,
+        shelf -> Int4,
         voided_at -> Nullable<Timestamptz>,
         created_at -> Timestamptz,
         returns -> Int4,
@@ -52,6 +53,7 @@ diesel::table! {
         seq -> Int4,
         line -> Int8,
         code -> Text,
+        shelf -> Int4,
     }
 }
 

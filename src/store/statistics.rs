@@ -2,8 +2,9 @@
 //! until then a bank that has just got a million codes is planned for as if it had a handful.
 
 use diesel::connection::SimpleConnection as _;
+use diesel::prelude::*;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, shelves};
 
 /// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,24 +21,23 @@ impl Changed {
     /// Fewer rows than this change no plan.
     const ROWS_LEAST: u64 = 10_000;
 
-    fn statements(self) -> &'static str {
+    fn refresh(self, connection: &mut PgConnection, namespace_id: i32) -> QueryResult<()> {
         match self {
-            // The index by lot only knows pages that were summarised; the others are read at every draw.
-            Self::Coupons => "ANALYZE coupon; SELECT brin_summarize_new_values('coupon_seq')",
-            Self::Redemptions => "ANALYZE redemption",
-            Self::Assignments => "ANALYZE assignment",
+            Self::Coupons => shelves::refresh(connection, namespace_id),
+            Self::Redemptions => connection.batch_execute("ANALYZE redemption"),
+            Self::Assignments => connection.batch_execute("ANALYZE assignment"),
         }
     }
 }
 
 impl Store {
-    /// Refreshes what is known of a table after `rows` rows of it changed, if that is worth it.
+    /// Refreshes what is known of a table after `rows` rows of a namespace changed in it, if that is worth it.
     ///
     /// # Errors
     /// Any [`StoreError`] of the statements; nothing depends on them.
-    pub fn refresh_statistics(&self, changed: Changed, rows: u64) -> Result<(), StoreError> {
+    pub fn refresh_statistics(&self, namespace_id: i32, changed: Changed, rows: u64) -> Result<(), StoreError> {
         if rows >= Changed::ROWS_LEAST {
-            self.connection()?.batch_execute(changed.statements())?;
+            changed.refresh(&mut *self.connection()?, namespace_id)?;
         }
         Ok(())
     }

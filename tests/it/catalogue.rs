@@ -6,7 +6,10 @@ use diesel::sql_types::{Bool, Text};
 use diesel::{Connection as _, PgConnection, QueryableByName, RunQueryDsl as _, sql_query};
 use diesel_migrations::{FileBasedMigrations, MigrationHarness as _};
 
+use coupond::store::Store;
+
 use crate::harness::postgres::Database;
+use crate::harness::workshop::acme;
 
 #[derive(QueryableByName, Debug, PartialEq, Eq)]
 struct Line {
@@ -19,11 +22,21 @@ fn lines(database: &Database, query: &str) -> Vec<String> {
     found.into_iter().map(|found| found.line).collect()
 }
 
+/// A migrated database with a namespace, and so with a shelf.
+fn with_a_shelf() -> Database {
+    let database = Database::new();
+    let store = Store::connect(&database.url, 1).unwrap();
+    store.ensure_namespaces([acme()].iter()).unwrap();
+    let shelves = "SELECT relname || '' AS line FROM pg_class WHERE relispartition AND relkind = 'r'";
+    assert_eq!(lines(&database, shelves), ["coupon_1_0"]);
+    database
+}
+
 const OURS: &str = "relnamespace = 'public'::regnamespace AND relname <> '__diesel_schema_migrations'";
 
 #[test]
 fn every_key_leads_with_the_namespace() {
-    let database = Database::new();
+    let database = with_a_shelf();
     let unique = "FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid JOIN pg_class n ON n.oid = i.indexrelid \
                   JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = i.indkey[0] \
                   WHERE i.indisunique AND t.relnamespace = 'public'::regnamespace \
@@ -47,7 +60,7 @@ fn every_key_leads_with_the_namespace() {
     let bad = lines(
         &database,
         &format!(
-            "SELECT relname || '' AS line FROM pg_class t WHERE relkind = 'r' AND relname <> 'namespace' AND {OURS} \
+            "SELECT relname || '' AS line FROM pg_class t WHERE relkind IN ('r', 'p') AND relname <> 'namespace' AND {OURS} \
              AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attname = 'namespace_id' AND a.attnotnull)"
         ),
     );
@@ -58,13 +71,13 @@ fn every_key_leads_with_the_namespace() {
 
 #[test]
 fn every_table_and_column_is_explained() {
-    let database = Database::new();
+    let database = with_a_shelf();
     let bad = lines(
         &database,
         &format!(
             "SELECT relname || coalesce('.' || attname, '') AS line FROM pg_class t LEFT JOIN LATERAL \
              (SELECT attname, attnum FROM pg_attribute WHERE attrelid = t.oid AND attnum > 0 AND NOT attisdropped \
-             UNION ALL SELECT NULL, 0) a ON true WHERE relkind = 'r' AND {OURS} \
+             UNION ALL SELECT NULL, 0) a ON true WHERE relkind IN ('r', 'p') AND {OURS} \
              AND NOT EXISTS (SELECT FROM pg_description d WHERE d.objoid = t.oid AND d.classoid = 'pg_class'::regclass \
              AND d.objsubid = attnum AND length(d.description) > 5)"
         ),
@@ -99,10 +112,11 @@ struct Column {
 
 #[test]
 fn the_code_sees_the_tables_as_they_are() {
-    let database = Database::new();
+    let database = with_a_shelf();
     let columns: Vec<Column> = sql_query(
         "SELECT table_name::text, column_name::text, udt_name::text, is_nullable = 'YES' AS nullable \
          FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> '__diesel_schema_migrations' \
+             AND table_name NOT LIKE 'coupon\\_%' \
          ORDER BY table_name, ordinal_position",
     )
     .load(&mut database.connection())
@@ -121,7 +135,7 @@ fn the_code_sees_the_tables_as_they_are() {
     // The key that diesel is told is unique in the store.
     let unique = lines(
         &database,
-        "SELECT t.relname || ' (' || string_agg(a.attname, ', ' ORDER BY k.place) || ')' AS line FROM pg_index i \
+        "SELECT regexp_replace(t.relname, '^coupon_.*', 'coupon') || ' (' || string_agg(a.attname, ', ' ORDER BY k.place) || ')' AS line FROM pg_index i \
          JOIN pg_class t ON t.oid = i.indrelid CROSS JOIN LATERAL unnest(i.indkey::int[]) WITH ORDINALITY k (number, place) \
          JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.number \
          WHERE i.indisunique AND t.relnamespace = 'public'::regnamespace GROUP BY i.indexrelid, t.relname",

@@ -1,7 +1,6 @@
 //! Coupons: rows into lots, one lot per bank, end date and offer type.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 
 use chrono::NaiveDate;
 
@@ -18,12 +17,13 @@ use crate::plaintext::Record;
 use crate::reason::{Finding, Reason};
 use crate::store::Transaction;
 use crate::store::banks::{self, KnownBank, NamespaceLock, NewBank};
-use crate::store::coupons::{self as store, AddedLot, DuplicateCoupon, NewLot, Staged, StagedCoupon};
-use crate::store::ledger::undo::bring_back;
+use crate::store::coupons::{self as store, Added, AddedLot, DuplicateCoupon, Intake, NewLot};
 use crate::store::run::{Run, RunRow};
 
 /// A file with more lots than this has its end dates in the wrong column.
 const LOTS_MOST: usize = 1_000;
+/// Rows of one run. The store takes one while the next is read, so that two half as large do better than a large one.
+const RUN_ROWS: usize = 250_000;
 /// So many banks are named where a row's is none.
 const BANKS_NAMED: usize = 5;
 
@@ -52,7 +52,7 @@ pub(super) fn apply(
     let known = known.into_iter().map(|bank| (bank.name.clone(), bank)).collect();
     let mut lots = Lots { work, known, keys: HashMap::new(), lots: Vec::new() };
     let mut reading = Reading::default();
-    let staged = stage(transaction, rows, tally, &mut lots, &mut reading)?;
+    let intake = take_in(transaction, rows, tally, &mut lots, &mut reading)?;
     if tally.rows.read == 0 {
         tally.take_notes(rows.notes());
         return Err(InboundError::Reject(Finding::file(
@@ -68,14 +68,13 @@ pub(super) fn apply(
 
     let before = super::remaining(transaction, work)?;
     let new = lots.new_lots(&ids);
-    let added = add(transaction, work, tally, staged, &new)?;
+    let added = add(transaction, tally, intake, &ids)?;
     store::finish_lots(transaction, work.claimed.namespace_id, work.claimed.id, &new, &added, work.now)?;
     let after = super::remaining(transaction, work)?;
-    Ok(Effect { banks: lots.effects(&ids, &added, &before, &after), ..Effect::default() })
+    Ok(Effect { banks: lots.effects(&ids, &added.lots, &before, &after), ..Effect::default() })
 }
 
 /// Where the reading of the file is.
-#[derive(Default)]
 struct Reading {
     columns: Option<Columns>,
     run: Run,
@@ -84,32 +83,36 @@ struct Reading {
     ended: bool,
 }
 
-/// Reads the whole file into a temporary table, run by run: the next is read and sorted while the store takes the one before.
-fn stage(
+impl Default for Reading {
+    fn default() -> Self {
+        let (damage, first_row) = Default::default();
+        Self { columns: None, run: Run::of(RUN_ROWS), damage, first_row, ended: false }
+    }
+}
+
+/// Reads the whole file, run by run: the next is read and sorted while the store takes the one before.
+fn take_in(
     transaction: &mut Transaction,
     rows: &mut Rows,
     tally: &mut Tally,
     lots: &mut Lots<'_>,
     reading: &mut Reading,
-) -> Result<Staged, InboundError> {
-    let mut staged = Staged::default();
-    store::begin_staging(transaction)?;
-    let mut ready = Run::default();
+) -> Result<Intake, InboundError> {
+    let mut intake = Intake::begin(transaction, lots.work.claimed.namespace_id)?;
+    let mut ready = Run::of(RUN_ROWS);
     loop {
+        let banks = lots.known_banks();
         let (taken, next) = std::thread::scope(|scope| {
             let reader = scope.spawn(|| next_run(rows, tally, lots, reading));
             let taken = match ready.is_empty() {
                 true => Ok(()),
-                false => store::stage(transaction, |sink| write(&ready, sink)),
+                false => intake.take(transaction, &banks, &ready),
             };
             (taken, reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
+        let taken: Result<(), InboundError> = taken;
         taken?;
         next?;
-        if !ready.is_empty() {
-            staged.runs += 1;
-            staged.rows += ready.rows().len() as u64;
-        }
         std::mem::swap(&mut ready, &mut reading.run);
         if ready.is_empty() {
             break;
@@ -121,7 +124,7 @@ fn stage(
     if let Some(finding) = reading.first_row.finding() {
         tally.warn(finding, 1);
     }
-    Ok(staged)
+    Ok(intake)
 }
 
 /// Leaves the next run sorted in `reading`; an empty one at the end of the file.
@@ -148,13 +151,6 @@ fn next_run(
         tally.warn(Finding::line(Reason::LookalikeCodes, line, message), count);
     }
     Ok(())
-}
-
-fn write(run: &Run, sink: &mut dyn Write) -> Result<(), InboundError> {
-    Ok(run.copy_to(sink, |RunRow { number, group, text: code }, rows| {
-        let lot_key = i32::try_from(group).unwrap_or(i32::MAX);
-        StagedCoupon { lot_key, line: i64::try_from(number).unwrap_or(i64::MAX), code }.write(rows)
-    })?)
 }
 
 /// Reads rows until the run is full or the file has ended; the good ones go into the run.
@@ -321,6 +317,11 @@ impl Lots<'_> {
         Ok(ids)
     }
 
+    /// The bank of each lot so far, where it is known yet.
+    fn known_banks(&self) -> Vec<Option<i32>> {
+        self.lots.iter().map(|lot| self.known.get(lot.bank.as_str()).map(|bank| bank.id)).collect()
+    }
+
     /// A number per lot key that is the same for lots of the same bank.
     fn banks(&self) -> Vec<usize> {
         let mut first: HashMap<&Name, usize> = HashMap::new();
@@ -363,31 +364,28 @@ impl Lots<'_> {
     }
 }
 
-/// Adds what was staged; counts and lists what the banks had already. Returns what each lot got.
+/// Adds what was taken in; counts and lists what the banks had already. Returns what each lot got.
 fn add(
     transaction: &mut Transaction,
-    work: &Work<'_>,
     tally: &mut Tally,
-    staged: Staged,
-    lots: &[NewLot],
-) -> Result<Vec<AddedLot>, InboundError> {
-    let namespace_id = work.claimed.namespace_id;
-    store::begin_lots(transaction, namespace_id, lots)?;
-    bring_back(transaction, namespace_id)?;
-    let (added, clashes) = store::add(transaction, namespace_id, staged, lots.len())?;
-    let codes: i64 = added.iter().map(|lot| lot.size).sum();
-    let skipped = staged.rows.saturating_sub(u64::try_from(codes).unwrap_or_default());
+    intake: Intake,
+    banks: &[i32],
+) -> Result<Added, InboundError> {
+    let rows = intake.rows();
+    let added = intake.add(transaction, banks)?;
+    let codes: i64 = added.lots.iter().map(|lot| lot.size).sum();
+    let skipped = rows.saturating_sub(u64::try_from(codes).unwrap_or_default());
     tally.rows.accepted -= skipped;
     tally.rows.duplicate = tally.rows.read - tally.rows.rejected - tally.rows.accepted;
-    if clashes > 0 {
+    if added.clashes > 0 {
         let known = store::clashes(transaction, room(tally))?;
         list(tally, known, Reason::DuplicateInBank, "the bank has the code already; its end date stands")?;
     }
-    if skipped > clashes {
+    if skipped > added.clashes {
         let repeats = store::repeats(transaction, room(tally))?;
         list(tally, repeats, Reason::DuplicateInFile, "the code stood earlier in this file")?;
     }
-    let redeemed: i64 = added.iter().map(|lot| lot.redeemed).sum();
+    let redeemed: i64 = added.lots.iter().map(|lot| lot.redeemed).sum();
     if let Ok(redeemed @ 1..) = u64::try_from(redeemed) {
         let message = "codes had been redeemed before they came; they are not handed out";
         tally.warn(Finding::file(Reason::AlreadyRedeemed, message), redeemed);
