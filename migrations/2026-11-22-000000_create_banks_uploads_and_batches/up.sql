@@ -82,7 +82,7 @@ BEGIN
     )' || CASE WHEN EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') THEN '' ELSE ' PARTITION BY RANGE (namespace_id, shelf)' END;
     IF EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') THEN
         CREATE UNIQUE INDEX coupon_code ON coupon (namespace_id, code, bank_id);
-        CREATE INDEX coupon_seq ON coupon USING brin (namespace_id, bank_id, lot_id, seq) WITH (pages_per_range = 32);
+        CREATE INDEX coupon_seq ON coupon USING brin (lot_id, seq) WITH (pages_per_range = 32);
     END IF;
 END $$;
 COMMENT ON TABLE coupon IS 'The codes; append-only. Each namespace has partitions of its own, the shelves, and each shelf its unique index of codes; src/store/shelves.rs.';

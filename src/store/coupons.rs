@@ -92,6 +92,8 @@ pub struct Intake {
     /// Id and rows so far of each lot, where lots have ids yet.
     lots: Vec<(i32, i32)>,
     loading: Option<Loading>,
+    /// Whether any rows went into the temporary table.
+    any_staged: bool,
 }
 
 impl Intake {
@@ -104,7 +106,7 @@ impl Intake {
             "CREATE TEMPORARY TABLE staged_coupon (lot_key integer NOT NULL, line bigint NOT NULL, \
              code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
         )?;
-        Ok(Self { namespace_id, runs: 0, rows: 0, lots: Vec::new(), loading: None })
+        Ok(Self { namespace_id, runs: 0, rows: 0, lots: Vec::new(), loading: None, any_staged: false })
     }
 
     /// How many rows came.
@@ -136,7 +138,10 @@ impl Intake {
                 self.number(connection, banks.len())?;
                 Loading::load(connection, |sink| Ok(load(run, &banks, &mut self.lots, sink)?))
             }
-            None => stage(connection, |sink| Ok(run.copy_to(sink, staged)?)),
+            None => {
+                self.any_staged = true;
+                stage(connection, |sink| Ok(run.copy_to(sink, staged)?))
+            }
         }
     }
 
@@ -164,7 +169,8 @@ impl Intake {
         let known: Known = diesel::sql_query(KNOWN).bind::<Integer, _>(self.namespace_id).get_result(connection)?;
         connection.batch_execute(CLASHES)?;
         if let Some(loading) = self.loading {
-            if !known.any_void && loading.settle(connection, self.rows, known.any_lots)? {
+            let can_stay = !self.any_staged && !known.any_void;
+            if can_stay && loading.settle(connection, self.rows, known.any_lots)? {
                 let lots = loading.kept(connection, known.any_redemptions)?;
                 let shelf = loading.attach(connection)?;
                 let kept: i64 = lots.iter().map(|lot| lot.size).sum();

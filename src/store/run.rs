@@ -57,19 +57,19 @@ impl Run {
 
     /// Adds a row.
     pub fn push(&mut self, row: RunRow<'_>) {
-        let bytes = row.text.as_bytes();
+        let text = row.text.as_bytes();
         self.shared = match self.rows.first() {
-            Some(first) => shared(text(&self.text, first).as_bytes(), bytes, self.shared),
-            None => bytes.len(),
+            Some(first) => shared(bytes(&self.text, first), text, self.shared),
+            None => text.len(),
         };
         self.rows.push(Row {
             prefix: 0,
             number: row.number,
             start: self.text.len(),
-            length: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+            length: u32::try_from(text.len()).unwrap_or(u32::MAX),
             group: row.group,
         });
-        self.text.extend_from_slice(bytes);
+        self.text.extend_from_slice(text);
     }
 
     /// Whether the next row belongs to the next run.
@@ -102,9 +102,10 @@ impl Run {
         self.sort_by(bank);
         let all = &self.text;
         self.rows.dedup_by(|later, kept| {
-            let same = later.prefix == kept.prefix && text(all, later) == text(all, kept) && bank(later) == bank(kept);
+            let same =
+                later.prefix == kept.prefix && bytes(all, later) == bytes(all, kept) && bank(later) == bank(kept);
             if same {
-                dropped(RunRow { number: later.number, group: later.group, text: text(all, later) });
+                dropped(whole(all, later));
             }
             same
         });
@@ -113,11 +114,11 @@ impl Run {
     fn sort_by(&mut self, bank: impl Fn(&Row) -> usize) {
         let (all, shared) = (&self.text, self.shared);
         for row in &mut self.rows {
-            row.prefix = prefix(text(all, row).as_bytes().get(shared..).unwrap_or_default());
+            row.prefix = prefix(bytes(all, row).get(shared..).unwrap_or_default());
         }
         self.rows.sort_unstable_by(|one, other| {
             (one.prefix.cmp(&other.prefix))
-                .then_with(|| text(all, one).cmp(text(all, other)))
+                .then_with(|| bytes(all, one).cmp(bytes(all, other)))
                 .then_with(|| bank(one).cmp(&bank(other)))
                 .then(one.number.cmp(&other.number))
         });
@@ -131,8 +132,8 @@ impl Run {
         let mut last: Option<&Row> = None;
         for row in &self.rows {
             // The same code in another bank is no lookalike.
-            if last.is_none_or(|last| text(&self.text, last) != text(&self.text, row)) {
-                folded.push((fold(text(&self.text, row)), row));
+            if last.is_none_or(|last| bytes(&self.text, last) != bytes(&self.text, row)) {
+                folded.push((fold(bytes(&self.text, row)), row));
             }
             last = Some(row);
         }
@@ -166,7 +167,7 @@ impl Run {
 
     /// The rows as they lie.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = RunRow<'_>> {
-        self.rows.iter().map(|row| RunRow { number: row.number, group: row.group, text: text(&self.text, row) })
+        self.rows.iter().map(|row| whole(&self.text, row))
     }
 }
 
@@ -183,8 +184,8 @@ fn prefix(bytes: &[u8]) -> u64 {
 }
 
 /// A hash (FNV-1a) of the code as a hasty eye reads it.
-fn fold(code: &str) -> u64 {
-    code.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+fn fold(code: &[u8]) -> u64 {
+    code.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         let seen = match byte.to_ascii_uppercase() {
             b'O' => b'0',
             b'I' => b'1',
@@ -194,10 +195,14 @@ fn fold(code: &str) -> u64 {
     })
 }
 
-/// The text of a row; it was pushed as text, so it is.
-fn text<'r>(all: &'r [u8], row: &Row) -> &'r str {
-    let bytes = all.get(row.start..row.start + row.length as usize).unwrap_or_default();
-    std::str::from_utf8(bytes).unwrap_or_default()
+/// The text of a row.
+fn bytes<'r>(all: &'r [u8], row: &Row) -> &'r [u8] {
+    all.get(row.start..row.start + row.length as usize).unwrap_or_default()
+}
+
+/// The row as it was pushed: as text, so it is some.
+fn whole<'r>(all: &'r [u8], row: &Row) -> RunRow<'r> {
+    RunRow { number: row.number, group: row.group, text: std::str::from_utf8(bytes(all, row)).unwrap_or_default() }
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ fn create(connection: &mut PgConnection, table: &str, namespace_id: i32, shelf: 
 fn index(connection: &mut PgConnection, table: &str, name: &str) -> QueryResult<()> {
     connection.batch_execute(&format!("CREATE UNIQUE INDEX {name}_code ON {table} (namespace_id, code, bank_id)"))?;
     connection.batch_execute(&format!(
-        "CREATE INDEX {name}_seq ON {table} USING brin (namespace_id, bank_id, lot_id, seq) WITH (pages_per_range = 32)"
+        "CREATE INDEX {name}_seq ON {table} USING brin (lot_id, seq) WITH (pages_per_range = 32)"
     ))
 }
 
@@ -268,7 +268,9 @@ impl Loading {
 
     /// What each lot has now; to be called after [`Self::settle`].
     pub(super) fn kept(self, connection: &mut Transaction, any_redemptions: bool) -> Result<Vec<AddedLot>, StoreError> {
-        connection.batch_execute("CREATE TEMPORARY TABLE spent (lot_id integer NOT NULL, codes bigint NOT NULL) ON COMMIT DROP")?;
+        connection.batch_execute(
+            "CREATE TEMPORARY TABLE spent (lot_id integer NOT NULL, codes bigint NOT NULL) ON COMMIT DROP",
+        )?;
         if any_redemptions {
             self.merged(connection, |this, connection| {
                 diesel::sql_query(

@@ -33,6 +33,23 @@ struct Lots<'w> {
     known: HashMap<String, KnownBank>,
     keys: HashMap<(Name, Option<NaiveDate>, OfferType), usize>,
     lots: Vec<Lot>,
+    last: Option<Last>,
+}
+
+/// What the row before said: the next one mostly says the same.
+struct Last {
+    bank_name: String,
+    end_date: Option<NaiveDate>,
+    offer_type: Option<OfferType>,
+    key: usize,
+}
+
+impl Last {
+    fn is_as(&self, row: &Row<'_>) -> bool {
+        row.bank_name.unwrap_or_default() == self.bank_name
+            && row.end_date == self.end_date
+            && row.offer_type == self.offer_type
+    }
 }
 
 struct Lot {
@@ -50,7 +67,7 @@ pub(super) fn apply(
 ) -> Result<Effect, InboundError> {
     let known = banks::every(transaction, work.claimed.namespace_id)?;
     let known = known.into_iter().map(|bank| (bank.name.clone(), bank)).collect();
-    let mut lots = Lots { work, known, keys: HashMap::new(), lots: Vec::new() };
+    let mut lots = Lots { work, known, keys: HashMap::new(), lots: Vec::new(), last: None };
     let mut reading = Reading::default();
     let intake = take_in(transaction, rows, tally, &mut lots, &mut reading)?;
     if tally.rows.read == 0 {
@@ -218,9 +235,10 @@ fn accept<'r>(columns: &Columns, record: &Record<'r>, lots: &mut Lots<'_>) -> Re
         return Err(super::super::row_problem(reason, record.line()));
     }
     let row = columns.read(record, lots.work.limits.code_bytes)?;
-    let bank = bank_of(&row, record.line(), lots.work.place.target.as_ref())?;
-    let end_date = row.end_date.or(lots.work.file_name.until);
-    let key = lots.key(bank, end_date, row.offer_type, record.line())?;
+    let key = match lots.last.as_ref().filter(|last| last.is_as(&row)) {
+        Some(last) => last.key,
+        None => lots.key_of(&row, record.line())?,
+    };
     if let Some(lot) = lots.lots.get_mut(key) {
         lot.case.see(row.code);
     }
@@ -243,6 +261,18 @@ fn too_many_lots() -> Finding {
 
 impl Lots<'_> {
     /// The index of the lot that a row goes to.
+    fn key_of(&mut self, row: &Row<'_>, line: u64) -> Result<usize, Finding> {
+        let bank = bank_of(row, line, self.work.place.target.as_ref())?;
+        let key = self.key(bank, row.end_date.or(self.work.file_name.until), row.offer_type, line)?;
+        self.last = Some(Last {
+            bank_name: row.bank_name.unwrap_or_default().to_owned(),
+            end_date: row.end_date,
+            offer_type: row.offer_type,
+            key,
+        });
+        Ok(key)
+    }
+
     fn key(
         &mut self,
         bank: Name,
@@ -365,12 +395,7 @@ impl Lots<'_> {
 }
 
 /// Adds what was taken in; counts and lists what the banks had already. Returns what each lot got.
-fn add(
-    transaction: &mut Transaction,
-    tally: &mut Tally,
-    intake: Intake,
-    banks: &[i32],
-) -> Result<Added, InboundError> {
+fn add(transaction: &mut Transaction, tally: &mut Tally, intake: Intake, banks: &[i32]) -> Result<Added, InboundError> {
     let rows = intake.rows();
     let added = intake.add(transaction, banks)?;
     let codes: i64 = added.lots.iter().map(|lot| lot.size).sum();

@@ -11,7 +11,9 @@ pub fn check(cell: &str, code_bytes: usize) -> Result<&str, Finding> {
     if code.is_empty() {
         return Err(Finding::file(Reason::EmptyCode, "the code is empty; fill it in or remove the row"));
     }
-    if let Some((index, character)) = code.chars().enumerate().find(|(_, character)| !allowed(*character)) {
+    // What stands before the first bad byte is ASCII, so that bytes count as characters.
+    if let Some(index) = code.bytes().position(|byte| !is_allowed(byte)) {
+        let character = code.get(index..).and_then(|rest| rest.chars().next()).unwrap_or_default();
         let column = u64::try_from(index).unwrap_or(u64::MAX).saturating_add(1);
         return Err(Finding::file(
             Reason::BadCharacter,
@@ -31,8 +33,8 @@ pub fn check(cell: &str, code_bytes: usize) -> Result<&str, Finding> {
     Ok(code)
 }
 
-fn allowed(character: char) -> bool {
-    character.is_ascii_graphic() && !matches!(character, ',' | ';' | '|' | '"')
+fn is_allowed(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b',' | b';' | b'|' | b'"')
 }
 
 fn describe(character: char) -> String {

@@ -67,6 +67,9 @@ impl Damage {
 
 /// `1E+10`, `1.2E+10`
 fn is_scientific(code: &str) -> bool {
+    if !matches!(code.as_bytes(), [b'0'..=b'9', b'.' | b'E', ..]) {
+        return false;
+    }
     let Some((mantissa, exponent)) = code.split_once("E+") else { return false };
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
