@@ -222,7 +222,8 @@ impl Loading {
                 .map(|way| format!("SET LOCAL enable_{way} = {on};"))
                 .concat()
         };
-        connection.batch_execute(&switch("off"))?;
+        // What costs so much by decree would be compiled each time.
+        connection.batch_execute(&format!("SET LOCAL jit = off; {}", switch("off")))?;
         let done = work(self, connection)?;
         connection.batch_execute(&switch("on"))?;
         Ok(done)
