@@ -245,8 +245,9 @@ impl Loading {
         )
         .bind::<Integer, _>(self.namespace_id)
         .execute(connection)?;
+        // A merge would sort the whole shelf for the few rows behind the new end.
         connection.batch_execute(
-            "ANALYZE gap; \
+            "ANALYZE gap; SET LOCAL enable_mergejoin = off; \
              UPDATE new_lot AS n SET loaded = n.loaded - g.gaps \
              FROM (SELECT lot_id, count(*) AS gaps FROM gap GROUP BY lot_id) AS g WHERE g.lot_id = n.lot_id; \
              INSERT INTO moved (bank_id, code, seq) \
@@ -256,7 +257,7 @@ impl Loading {
              JOIN (SELECT g.lot_id, g.seq, row_number() OVER (PARTITION BY g.lot_id ORDER BY g.seq) AS nth \
                    FROM gap AS g JOIN new_lot AS n ON n.lot_id = g.lot_id WHERE g.seq < n.loaded) AS g \
                  ON g.lot_id = m.lot_id AND g.nth = m.nth; \
-             ANALYZE moved",
+             ANALYZE moved; SET LOCAL enable_mergejoin = on",
         )?;
         diesel::sql_query(
             "UPDATE coupon_loading AS s SET seq = m.seq FROM moved AS m \
