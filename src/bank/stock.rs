@@ -7,7 +7,7 @@ use super::window;
 /// The counters of one lot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lot {
-    /// Its id: counts from 1 within the bank, the order of uploads.
+    /// Its id: rises with time, so that it gives the order of uploads.
     pub id: i32,
     /// Last local day on which its codes may be handed out.
     pub end_date: Option<NaiveDate>,

@@ -21,7 +21,7 @@ pub struct Rate {
     pub month: String,
     /// The bank.
     pub bank: String,
-    /// The lot: counts from 1 within the bank.
+    /// The lot's id.
     pub lot: i32,
     /// The lot's end date.
     pub end_date: Option<NaiveDate>,

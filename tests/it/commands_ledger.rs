@@ -575,7 +575,7 @@ fn rates_of_each_month_per_bank_lot_and_campaign() {
     assert_eq!(
         rates,
         [
-            "2026-11 autumn 1 - rest 2 1 0.5",
+            "2026-11 autumn 3 - rest 2 1 0.5",
             "2026-11 spring26 1 2026-12-24 winback 2 1 0.5",
             "2026-11 spring26 2 - winback 1 0 0.0",
             "2026-12 spring26 2 - winback 1 0 0.0",
@@ -586,7 +586,7 @@ fn rates_of_each_month_per_bank_lot_and_campaign() {
         [
             "month    bank           lot                   campaign  assigned  redeemed  share",
             "2026-11  acme/autumn    all                   all       2         1         50.0 %",
-            "2026-11  acme/autumn    1                     rest      2         1         50.0 %",
+            "2026-11  acme/autumn    3                     rest      2         1         50.0 %",
             "2026-11  acme/spring26  all                   all       3         1         33.3 %",
             "2026-11  acme/spring26  1 (until 2026-12-24)  winback   2         1         50.0 %",
             "2026-11  acme/spring26  2                     winback   1         0         0.0 %",

@@ -82,6 +82,26 @@ fn between_the_durable_steps_of_an_upload() {
     });
 }
 
+/// What is loaded onto a shelf of its own is there once when it was committed, and not at all before.
+#[test]
+fn between_the_durable_steps_of_a_large_upload() {
+    each(&["inbound-before-commit", "inbound-committed"], |point| {
+        let mut daemon = Daemon::prepare(&[("acme", ACME)]);
+        daemon.spawn(&format!("{point}=return"));
+        daemon.wait_ready();
+        let feed = daemon.client("acme-feed");
+        let codes = (0..250_000).fold(String::new(), |codes, number| codes + &format!("{number:06}\n"));
+        put_and_abort(&mut daemon, &feed, ("codes.csv", &codes, "/coupons/spring26"), point);
+        daemon.start();
+        let report = feed.report("codes.csv");
+        assert_eq!((&report["status"], &report["rows"]["accepted"]), (&"applied".into(), &250_000.into()), "{point}");
+        daemon.wait_idle();
+        assert_eq!(daemon.count("SELECT count(*) FROM coupon WHERE shelf <> 0"), 250_000, "{point}");
+        assert_eq!(daemon.count("SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relname LIKE 'coupon%'"), 2);
+        daemon.verify_whole("acme");
+    });
+}
+
 #[test]
 fn between_the_durable_steps_of_a_refusal_and_of_redemptions() {
     each(&["inbound-claimed", "inbound-committed", "inbound-published"], |point| {

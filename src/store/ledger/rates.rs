@@ -15,7 +15,7 @@ pub struct Given {
     /// The bank.
     #[diesel(sql_type = Text)]
     pub bank: String,
-    /// The lot: counts from 1 within the bank.
+    /// The lot's id.
     #[diesel(sql_type = Integer)]
     pub lot: i32,
     /// The lot's end date.
