@@ -310,7 +310,7 @@ fn what_nobody_should_have_redeemed_is_reported_once_a_day() {
         desk.suspicion("2026-11-25"),
         [
             format!("REDEEMED_UNASSIGNED,once,1,{coupons},{id},2,102,103"),
-            format!("REDEEMED_BEFORE_UPLOAD,spring26,2,{late},{id},1,101,101"),
+            format!("REDEEMED_BEFORE_UPLOAD,spring26,4,{late},{id},1,101,101"),
             format!("REDEMPTION_BURST,once,1,{coupons},{},50,1,50", id - 1),
             format!("REDEMPTION_BURST,once,1,{coupons},{id},102,1,103"),
         ]
