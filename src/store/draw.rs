@@ -21,6 +21,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Integer, Text};
 
 use super::batches::{Claim, kept, redemptions_as_of};
+use super::held::Found;
 use super::recipients::Recipients;
 use super::schema::{bank, batch, lot, redemption};
 use super::{Store, StoreError, held};
@@ -207,8 +208,8 @@ fn draw(
     // Asked before who needs a code, so that the manifest never claims a newer redemption file than the draw saw.
     let as_of = redemptions_as_of(connection, terms.claim.namespace_id)?;
     let known = lots(connection, terms.claim.namespace_id, terms.bank_id, false)?;
-    let repeated = held::find(connection, terms, &known, listed, large)?;
-    let need = count(connection, "SELECT count(*) AS number FROM held WHERE outcome > 0")?;
+    let found = held::find(connection, terms, &known, listed, large)?;
+    let need = found.need;
     // Locked only now: redemptions go on while holds are looked up.
     let lots = lots(connection, terms.claim.namespace_id, terms.bank_id, true)?;
     let in_stock = stock::remaining(&lots, terms.open_on);
@@ -218,7 +219,7 @@ fn draw(
         return Err(Stop::Short { need, stock });
     }
     let parts = split(&lots, needed, terms.open_on);
-    let cuts = cuts(connection, &parts, needed)?;
+    let cuts = cuts(connection, &parts, found)?;
     hand_out(connection, terms, draw, &parts, &cuts)?;
     let left_over_from = cuts.last().copied().unwrap_or(END);
     if let Some(reason) = terms.short_reason.filter(|_| needed > in_stock) {
@@ -231,7 +232,8 @@ fn draw(
     .execute(connection)?;
     assigned(connection, terms, draw, as_of, (need, stock))?;
     let end_dates = lots.iter().map(|lot| (lot.id, lot.end_date)).collect();
-    let fresh = Fresh { repeated, left_over_from, reason: terms.short_reason.map(str::to_owned), end_dates };
+    let fresh =
+        Fresh { repeated: found.repeated, left_over_from, reason: terms.short_reason.map(str::to_owned), end_dates };
     Ok((Drawn::Assigned { draw, need, stock }, fresh))
 }
 
@@ -248,20 +250,21 @@ fn lock_bank(connection: &mut PgConnection, terms: &DrawTerms<'_>) -> Result<i32
     draws.ok_or_else(|| Stop::Store(StoreError::Missing { what: format!("bank {}", terms.bank_id) }))
 }
 
-fn count(connection: &mut PgConnection, statement: &str) -> QueryResult<i64> {
-    Ok(diesel::sql_query(statement).get_result::<Number>(connection)?.number)
-}
-
 /// Where in the list each part but the first begins, and at last where it is that nothing is left. One more than parts;
 /// where all are served the last is [`END`].
-fn cuts(connection: &mut PgConnection, parts: &[Part], need: u64) -> Result<Vec<i64>, Stop> {
+fn cuts(connection: &mut PgConnection, parts: &[Part], found: Found) -> Result<Vec<i64>, Stop> {
+    let need = u64::try_from(found.need).unwrap_or(0);
     let served = parts.last().map_or(0, |part| part.served_before + part.take);
     let ends = parts.iter().skip(1).map(|part| part.served_before).chain((served < need).then_some(served));
     let ranks: Vec<i64> = ends.map(|end| i64::try_from(end).unwrap_or(END).saturating_add(1)).collect();
     let mut cuts = vec![0];
     if !ranks.is_empty() {
-        let found: Vec<Cut> = diesel::sql_query(CUTS).bind::<Array<BigInt>, _>(&ranks).load(connection)?;
-        cuts.extend(found.into_iter().map(|cut| cut.ordinal));
+        if found.everybody {
+            cuts.extend(ranks.iter().map(|rank| rank - 1));
+        } else {
+            let places: Vec<Cut> = diesel::sql_query(CUTS).bind::<Array<BigInt>, _>(&ranks).load(connection)?;
+            cuts.extend(places.into_iter().map(|cut| cut.ordinal));
+        }
         if cuts.len() != ranks.len() + 1 {
             return Err(StoreError::Missing { what: "customers who need a code".to_owned() }.into());
         }
@@ -360,10 +363,7 @@ fn take(
     if taken as u64 != part.take {
         return Err(differs());
     }
-    let last = diesel::sql_query("SELECT max(place)::bigint AS number FROM given WHERE part = $1")
-        .bind::<Integer, _>(number)
-        .get_result::<Number>(connection)?;
-    let next = i32::try_from(last.number + 1).map_err(|_| differs())?;
+    let next = i32::try_from(behind_last(connection, (number, part))?).map_err(|_| differs())?;
     let passed = i64::from(next) - i64::from(part.next) - i64::try_from(part.take).unwrap_or(i64::MAX);
     let redeemed = i32::try_from(i64::from(part.redeemed) - passed).ok().filter(|left| *left >= 0);
     let redeemed = redeemed.ok_or_else(differs)?;
@@ -380,6 +380,18 @@ fn take(
         Queue::Fresh => row.set((lot::next_seq.eq(next), lot::redeemed_ahead.eq(redeemed))).execute(connection)?,
     };
     Ok(())
+}
+
+/// The place behind the last code taken.
+fn behind_last(connection: &mut PgConnection, (number, part): (i32, &Part)) -> QueryResult<i64> {
+    if i64::from(part.next) + i64::try_from(part.take).unwrap_or(i64::MAX) == part.reach() {
+        // As many were taken as there are places, so all of them were.
+        return Ok(part.reach());
+    }
+    let last = diesel::sql_query("SELECT max(place)::bigint AS number FROM given WHERE part = $1")
+        .bind::<Integer, _>(number)
+        .get_result::<Number>(connection)?;
+    Ok(last.number + 1)
 }
 
 /// Writes down who got nothing, so that a rerun leaves out the same customers.

@@ -68,17 +68,36 @@ struct Tables {
     redemptions: i64,
 }
 
-/// Fills `held` and `repeated` from `recipient`, which has `listed` rows. Returns how many rows `repeated` has.
+/// What [`find`] found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    /// Rows of `repeated`.
+    pub(super) repeated: i64,
+    /// Customers who need a code.
+    pub(super) need: i64,
+    /// Whether these are all of the list, and nobody stands in it twice: the n-th of them is the n-th of the list.
+    pub(super) everybody: bool,
+}
+
+#[derive(QueryableByName)]
+struct Need {
+    #[diesel(sql_type = BigInt)]
+    need: i64,
+}
+
+/// Fills `held` and `repeated` from `recipient`, which has `listed` rows.
 pub(super) fn find(
     connection: &mut PgConnection,
     terms: &DrawTerms<'_>,
     lots: &[Lot],
     listed: i64,
     large: bool,
-) -> Result<i64, StoreError> {
+) -> Result<Found, StoreError> {
     connection.batch_execute(TABLES)?;
     let handed_out: i64 = lots.iter().map(|lot| i64::from(lot.next_seq) + i64::from(lot.next_return)).sum();
+    let mut everybody = true;
     let customers = if terms.persistent && handed_out > 0 {
+        everybody = false;
         let tables: Tables = diesel::sql_query(
             "SELECT coalesce((SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c WHERE c.oid = 'redemption'::regclass), 0) \
                  AS redemptions",
@@ -99,11 +118,19 @@ pub(super) fn find(
     } else {
         diesel::sql_query(EVERYBODY_NEEDS).execute(connection)?
     };
+    let mut repeated = 0;
     if i64::try_from(customers).is_ok_and(|customers| customers < listed) {
-        let repeated = diesel::sql_query(REPEATED).execute(connection)?;
-        return Ok(i64::try_from(repeated).unwrap_or(i64::MAX));
+        repeated = i64::try_from(diesel::sql_query(REPEATED).execute(connection)?).unwrap_or(i64::MAX);
     }
-    Ok(0)
+    everybody &= repeated == 0;
+    let need = if everybody {
+        listed
+    } else {
+        let counted: Need =
+            diesel::sql_query("SELECT count(*) AS need FROM held WHERE outcome > 0").get_result(connection)?;
+        counted.need
+    };
+    Ok(Found { repeated, need, everybody })
 }
 
 fn settings(holds: Meets, large: bool) -> &'static str {

@@ -6,6 +6,7 @@
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use chrono::NaiveDate;
 use diesel::connection::SimpleConnection as _;
@@ -56,14 +57,16 @@ pub struct Recipients {
 }
 
 /// Takes recipients in the list's order, and hands them on in runs that are sorted by customer.
-pub struct Sink<'a> {
-    copy: &'a mut dyn Write,
+pub struct Sink {
     run: Run,
     next: u64,
-    failed: Option<io::Error>,
+    /// Runs on their way to the store; `None`: those were all.
+    full: SyncSender<Option<Run>>,
+    /// Runs that the store has taken, to be filled again.
+    emptied: Receiver<Run>,
 }
 
-impl Sink<'_> {
+impl Sink {
     /// Adds the next recipient. Breaks when the store takes no more.
     pub fn add(&mut self, customer: &str) -> ControlFlow<()> {
         self.run.push(RunRow { number: self.next, group: 0, text: customer });
@@ -73,16 +76,48 @@ impl Sink<'_> {
 
     fn hand_over(&mut self) -> ControlFlow<()> {
         self.run.sort();
-        let written = self.run.copy_to(self.copy, |row, rows| write_row(row.number, row.text, rows));
-        self.run.clear();
-        match written {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.failed = Some(error);
-                ControlFlow::Break(())
-            }
+        let run = std::mem::take(&mut self.run);
+        if self.full.send(Some(run)).is_err() {
+            return ControlFlow::Break(());
+        }
+        self.run = self.emptied.try_recv().unwrap_or_default();
+        ControlFlow::Continue(())
+    }
+
+    fn end(mut self) {
+        if self.hand_over().is_continue() {
+            // Nobody takes it where the store failed; then that is the answer.
+            drop(self.full.send(None));
         }
     }
+}
+
+/// Copies runs as they come.
+fn copy(
+    connection: &mut Connection,
+    runs: &Receiver<Option<Run>>,
+    emptied: &SyncSender<Run>,
+) -> Result<i64, LoadStopped> {
+    let rows = Rows::new(|copy: &mut dyn Write| {
+        loop {
+            match runs.recv() {
+                Ok(Some(mut run)) => {
+                    run.copy_to(copy, |row, rows| write_row(row.number, row.text, rows))
+                        .map_err(|error| LoadStopped::Store(connection_lost(&error)))?;
+                    run.clear();
+                    // Whoever reads may have another at hand.
+                    drop(emptied.try_send(run));
+                }
+                Ok(None) => return Ok(()),
+                Err(_) => return Err(LoadStopped::Broken),
+            }
+        }
+    });
+    let copied = diesel::copy_from(recipient::table)
+        .from_raw_data((recipient::ordinal, recipient::customer), |copy: &mut dyn Write| rows.feed(copy))
+        .execute(&mut **connection);
+    let listed = copied.as_ref().ok().and_then(|rows| i64::try_from(*rows).ok()).unwrap_or_default();
+    rows.end(copied).map(|()| listed)
 }
 
 /// The list broke off, or the connection did.
@@ -230,32 +265,28 @@ impl Store {
 }
 
 impl Recipients {
-    /// Loads what `fill` adds, and nothing when it breaks: `Ok(false)`.
+    /// Loads what `fill` adds, and nothing when it breaks: `Ok(false)`. The next run is read and sorted while the store takes
+    /// the one before.
     ///
     /// # Errors
     /// Any [`StoreError`] of the copy.
-    pub fn load(&mut self, fill: impl FnOnce(&mut Sink<'_>) -> ControlFlow<()>) -> Result<bool, StoreError> {
-        let rows = Rows::new(|copy: &mut dyn Write| {
-            let mut sink = Sink { copy, run: Run::default(), next: 0, failed: None };
-            let mut ended = fill(&mut sink);
-            if ended.is_continue() {
-                ended = sink.hand_over();
+    pub fn load(&mut self, fill: impl FnOnce(&mut Sink) -> ControlFlow<()>) -> Result<bool, StoreError> {
+        let connection = &mut self.connection;
+        let loaded = std::thread::scope(|scope| {
+            let ((full, runs), (empty, emptied)) = (sync_channel(0), sync_channel(1));
+            let copying = scope.spawn(move || copy(connection, &runs, &empty));
+            let mut sink = Sink { run: Run::default(), next: 0, full, emptied };
+            match fill(&mut sink) {
+                ControlFlow::Continue(()) => sink.end(),
+                ControlFlow::Break(()) => drop(sink),
             }
-            match (sink.failed, ended) {
-                (Some(error), _) => Err(LoadStopped::Store(connection_lost(&error))),
-                (None, ControlFlow::Break(())) => Err(LoadStopped::Broken),
-                (None, ControlFlow::Continue(())) => Ok(()),
-            }
+            copying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
-        let copied = diesel::copy_from(recipient::table)
-            .from_raw_data((recipient::ordinal, recipient::customer), |copy: &mut dyn Write| rows.feed(copy))
-            .execute(&mut *self.connection);
-        self.listed = copied.as_ref().ok().and_then(|rows| i64::try_from(*rows).ok()).unwrap_or_default();
-        match rows.end(copied) {
-            Ok(()) => {}
+        self.listed = match loaded {
+            Ok(listed) => listed,
             Err(LoadStopped::Broken) => return Ok(false),
             Err(LoadStopped::Store(error)) => return Err(error),
-        }
+        };
         self.connection.batch_execute("ANALYZE pg_temp.recipient")?;
         if self.is_large() {
             self.connection.batch_execute("SET enable_nestloop = off")?;

@@ -156,8 +156,8 @@ pub struct NotedRedemption {
     pub variants: i64,
 }
 
-/// Redeems the staged codes. The namespace must be locked alone. A staged row that is in none of the counts repeats
-/// another's code.
+/// Redeems the codes that were staged in `runs` runs. The namespace must be locked alone. A staged row that is in none of the
+/// counts repeats another's code.
 ///
 /// # Errors
 /// Any [`StoreError`] of the statements.
@@ -166,13 +166,14 @@ pub fn apply(
     namespace_id: i32,
     upload_id: i64,
     redeemed_at: DateTime<Utc>,
+    runs: usize,
 ) -> Result<(RedemptionCounts, Vec<RedeemedInLot>), StoreError> {
     // The planner knows little of tables just made: nothing may be looked up without an index.
     // And what costs so much by decree would be compiled each time, a dozen codes too.
     connection.batch_execute(
         "SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'",
     )?;
-    let all_known = find(connection, namespace_id)?;
+    let all_known = find(connection, namespace_id, runs)?;
     find_already_redeemed(connection, namespace_id)?;
     connection.batch_execute(
         "ANALYZE already; UPDATE found AS f SET fresh = false FROM already AS a WHERE a.line = f.line; \
@@ -199,14 +200,19 @@ LEFT JOIN LATERAL (SELECT c.bank_id, c.lot_id, c.seq FROM coupon AS c
 const JOINED: &str = "
 LEFT JOIN (SELECT c.code, c.bank_id, c.lot_id, c.seq FROM coupon AS c WHERE c.namespace_id = $1) AS k ON k.code = s.code";
 
+/// Where codes of several runs come together, each with its first line.
+const MERGED: &str = "(SELECT DISTINCT ON (t.code) t.line, t.code FROM staged_redemption AS t ORDER BY t.code, t.line)";
+/// One run is in order, and has each code once.
+const AS_IT_LIES: &str = "staged_redemption";
+
 /// Fills `found`. Returns whether every spelling is that of a coupon.
-fn find(connection: &mut Transaction, namespace_id: i32) -> Result<bool, StoreError> {
+fn find(connection: &mut Transaction, namespace_id: i32, runs: usize) -> Result<bool, StoreError> {
     connection.batch_execute(FOUND)?;
     let met = if is_citus(connection)? { JOINED } else { LOOKED_UP };
+    let codes = if runs > 1 { MERGED } else { AS_IT_LIES };
     diesel::sql_query(format!(
         "INSERT INTO found (line, written, code, bank_id, lot_id, seq) \
-         SELECT s.line, s.code, s.code, k.bank_id, k.lot_id, k.seq FROM \
-             (SELECT DISTINCT ON (t.code) t.line, t.code FROM staged_redemption AS t ORDER BY t.code, t.line) AS s {met}",
+         SELECT s.line, s.code, s.code, k.bank_id, k.lot_id, k.seq FROM {codes} AS s {met}",
     ))
     .bind::<Integer, _>(namespace_id)
     .execute(connection)?;

@@ -28,7 +28,7 @@ pub(super) fn apply(
     rows: &mut Rows,
     tally: &mut Tally,
 ) -> Result<Effect, InboundError> {
-    stage(transaction, work, rows, tally)?;
+    let runs = stage(transaction, work, rows, tally)?;
     super::judge(work, rows, tally)?;
     warn_of_missed(transaction, work, tally)?;
     banks::lock_namespace(transaction, work.claimed.namespace_id, NamespaceLock::Alone)?;
@@ -38,7 +38,7 @@ pub(super) fn apply(
     }
     let before = super::remaining(transaction, work)?;
     let (counts, redeemed) =
-        store::apply(transaction, work.claimed.namespace_id, work.claimed.id, work.claimed.received_at)?;
+        store::apply(transaction, work.claimed.namespace_id, work.claimed.id, work.claimed.received_at, runs)?;
     let after = super::remaining(transaction, work)?;
     let known = banks::every(transaction, work.claimed.namespace_id)?;
     let mut effects: Vec<BankEffect> = Vec::new();
@@ -126,22 +126,41 @@ struct Reading {
     ended: bool,
 }
 
-/// Reads the whole file into a temporary table, in sorted runs.
+/// Reads the whole file into a temporary table, run by run: the next is read and sorted while the store takes the one before.
+/// Returns how many runs there were.
 fn stage(
     transaction: &mut Transaction,
     work: &Work<'_>,
     rows: &mut Rows,
     tally: &mut Tally,
-) -> Result<(), InboundError> {
-    let mut reading = Reading::default();
+) -> Result<usize, InboundError> {
     store::begin_staging(transaction)?;
-    while !reading.ended {
-        reading.run.clear();
-        read(work, rows, tally, &mut reading)?;
-        reading.run.sort_and_drop_repeats(&[0], |_| {});
-        if !reading.run.is_empty() {
-            store::stage(transaction, |sink| write(&reading.run, sink))?;
+    let (mut reading, mut ready, mut runs) = (Reading::default(), Run::default(), 0);
+    loop {
+        let (taken, next) = std::thread::scope(|scope| {
+            let next = scope.spawn(|| next_run(work, rows, tally, &mut reading));
+            let taken = match ready.is_empty() {
+                true => Ok(()),
+                false => store::stage(transaction, |sink| write(&ready, sink)),
+            };
+            (taken, next.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        taken?;
+        next?;
+        runs += usize::from(!ready.is_empty());
+        std::mem::swap(&mut ready, &mut reading.run);
+        if ready.is_empty() {
+            return Ok(runs);
         }
+    }
+}
+
+/// Leaves the next run sorted in `reading`; an empty one at the end of the file.
+fn next_run(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally, reading: &mut Reading) -> Result<(), InboundError> {
+    reading.run.clear();
+    if !reading.ended {
+        read(work, rows, tally, reading)?;
+        reading.run.sort_and_drop_repeats(&[0], |_| {});
     }
     Ok(())
 }
