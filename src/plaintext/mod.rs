@@ -3,6 +3,7 @@
 //! Plaintext flows in chunks through bounded buffers and never rests on disk. A source says that it has ended only after
 //! the whole message verified, so whoever applies rows does it after the last `Ok(None)` and drops them on any error.
 
+mod buffer;
 mod layers;
 mod open;
 mod records;

@@ -1,7 +1,8 @@
 //! Bytes become records: comma, LF (CRLF is noted), RFC 4180 quotes, UTF-8.
 //!
-//! Rows are found by searching for the next line end, CR or quote, so a row without quotes costs one search and no
-//! allocation. Keeps one row and one chunk in memory. A broken quote or an overlong row is a problem of that row alone:
+//! Each chunk is looked at once as a whole: is it UTF-8, does it hold a quote, a CR, a comma. Where it has neither quote nor
+//! CR, as most have, a row costs the search for its LF; otherwise [`Scan`] finds its end. Neither allocates. Keeps one row
+//! and one chunk in memory. A broken quote or an overlong row is a problem of that row alone:
 //! reading resumes at the next LF. Bytes that are not UTF-8 and lone CRs refuse the file, but only after the source has
 //! been read to its end: whether a damaged message happened to decrypt to valid text must not show in the answer.
 
@@ -9,6 +10,7 @@ use std::str;
 
 use memchr::{memchr, memchr_iter};
 
+use super::buffer::Buffer;
 use super::scan::{Found, LineEnd, Scan};
 use super::{Chunks, OpenError};
 use crate::reason::{Finding, Reason};
@@ -119,7 +121,7 @@ impl<'r> Record<'r> {
 pub struct RecordReader<C> {
     source: C,
     row_bytes: usize,
-    buffer: Vec<u8>,
+    buffer: Buffer,
     /// Where the next row starts in `buffer`.
     at: usize,
     started: bool,
@@ -142,7 +144,7 @@ impl<C: Chunks> RecordReader<C> {
         Self {
             source,
             row_bytes,
-            buffer: Vec::new(),
+            buffer: Buffer::default(),
             at: 0,
             started: false,
             ended: false,
@@ -163,10 +165,14 @@ impl<C: Chunks> RecordReader<C> {
     /// When the source fails, or the text is refused as a whole. Either way nothing of the file may be applied.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, ReadError> {
         let Some(row) = self.next_row()? else { return Ok(None) };
-        let bytes = self.buffer.get(row.start..row.start + row.len).unwrap_or_default();
-        let raw = match text(bytes, row.problem == Some(Reason::RowTooLong), self.nul_seen) {
-            Ok(raw) => raw,
-            Err(fault) => return Err(refuse(&mut self.source, fault.finding(bytes, row.line))),
+        let place = row.start..row.start + row.len;
+        let bytes = self.buffer.bytes().get(place.clone()).unwrap_or_default();
+        let raw = match self.buffer.text(place).filter(|_| !self.nul_seen) {
+            Some(raw) => raw,
+            None => match text(bytes, row.problem == Some(Reason::RowTooLong), self.nul_seen) {
+                Ok(raw) => raw,
+                Err(fault) => return Err(refuse(&mut self.source, fault.finding(bytes, row.line))),
+            },
         };
         self.ends.clear();
         let mut record = Record { line: row.line, raw, text: raw, ends: &[], gap: 1, problem: row.problem };
@@ -176,7 +182,9 @@ impl<C: Chunks> RecordReader<C> {
                 record.text = &self.text;
                 record.gap = 0;
             } else {
-                self.ends.extend(memchr_iter(b',', bytes));
+                if self.buffer.commas {
+                    self.ends.extend(memchr_iter(b',', bytes));
+                }
                 self.ends.push(raw.len());
             }
             record.ends = &self.ends;
@@ -191,7 +199,7 @@ impl<C: Chunks> RecordReader<C> {
     ///
     /// When the source fails.
     pub fn drain(&mut self) -> Result<(), OpenError> {
-        self.buffer.clear();
+        self.buffer = Buffer::default();
         self.at = 0;
         while !self.ended {
             match self.source.next_chunk()? {
@@ -226,7 +234,15 @@ impl<C: Chunks> RecordReader<C> {
             if self.skipping && !self.skip()? {
                 return Ok(None);
             }
-            let rest = self.buffer.get(self.at..).unwrap_or_default();
+            let rest = self.buffer.bytes().get(self.at..).unwrap_or_default();
+            if self.buffer.plain
+                && let Some(len) = memchr(b'\n', rest).filter(|len| *len <= self.row_bytes)
+            {
+                match self.take_row(len, LineEnd::Lf, None) {
+                    Some(row) => return Ok(Some(row)),
+                    None => continue,
+                }
+            }
             if rest.is_empty() && self.ended {
                 return Ok(None);
             }
@@ -251,7 +267,7 @@ impl<C: Chunks> RecordReader<C> {
         self.scan = Scan::default();
         let row = Row { start: self.at, len, line: self.lines + 1, quoted, problem };
         if quoted {
-            let inside = self.buffer.get(row.start..row.start + len).unwrap_or_default();
+            let inside = self.buffer.bytes().get(row.start..row.start + len).unwrap_or_default();
             self.lines += memchr_iter(b'\n', inside).count() as u64;
         }
         self.at += len + end.width();
@@ -277,14 +293,14 @@ impl<C: Chunks> RecordReader<C> {
     /// Drops the rest of a row that was cut; `false` at the end of the input.
     fn skip(&mut self) -> Result<bool, ReadError> {
         loop {
-            let rest = self.buffer.get(self.at..).unwrap_or_default();
+            let rest = self.buffer.bytes().get(self.at..).unwrap_or_default();
             if let Some(lf) = memchr(b'\n', rest) {
                 self.at += lf + 1;
                 self.lines += 1;
                 self.skipping = false;
                 return Ok(true);
             }
-            self.at = self.buffer.len();
+            self.at = self.buffer.bytes().len();
             if self.ended {
                 self.notes.no_final_newline = true;
                 return Ok(false);
@@ -295,20 +311,20 @@ impl<C: Chunks> RecordReader<C> {
 
     /// Looks at the first bytes: drops a byte order mark, refuses UTF-16.
     fn begin(&mut self) -> Result<(), ReadError> {
-        while self.buffer.len() < 3 && !self.ended {
+        while self.buffer.bytes().len() < 3 && !self.ended {
             self.refill()?;
         }
         self.started = true;
-        self.notes.zero_bytes = self.buffer.is_empty();
+        self.notes.zero_bytes = self.buffer.bytes().is_empty();
         // More than one, where each program that touched the file put its own in front: a header must not hide behind it.
-        while let Some([0xef, 0xbb, 0xbf]) = self.buffer.get(self.at..self.at + 3) {
+        while let Some([0xef, 0xbb, 0xbf]) = self.buffer.bytes().get(self.at..self.at + 3) {
             self.notes.bom = true;
             self.at += 3;
-            while self.buffer.len() < self.at + 3 && !self.ended {
+            while self.buffer.bytes().len() < self.at + 3 && !self.ended {
                 self.refill()?;
             }
         }
-        match self.buffer.get(self.at..).unwrap_or_default() {
+        match self.buffer.bytes().get(self.at..).unwrap_or_default() {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
                 let message = "the text is UTF-16; save the file as UTF-8 and send it again";
                 Err(refuse(&mut self.source, Finding::line(Reason::NotUtf8, 1, message).at_column(1)))
@@ -319,20 +335,14 @@ impl<C: Chunks> RecordReader<C> {
 
     /// Puts one more chunk behind what is not yet used.
     fn refill(&mut self) -> Result<(), ReadError> {
-        match self.source.next_chunk()? {
-            None => self.ended = true,
-            Some(chunk) => {
-                self.notes.plaintext_bytes += chunk.len() as u64;
-                self.nul_seen = self.nul_seen || memchr(0, &chunk).is_some();
-                if self.at == self.buffer.len() {
-                    self.buffer = chunk;
-                } else {
-                    self.buffer.drain(..self.at);
-                    self.buffer.extend_from_slice(&chunk);
-                }
-                self.at = 0;
-            }
+        let chunk = self.source.next_chunk()?;
+        self.ended = chunk.is_none();
+        if let Some(chunk) = &chunk {
+            self.notes.plaintext_bytes += chunk.len() as u64;
+            self.nul_seen = self.nul_seen || memchr(0, chunk).is_some();
         }
+        self.buffer.refill(self.at, chunk);
+        self.at = 0;
         Ok(())
     }
 }
