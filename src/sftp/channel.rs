@@ -107,6 +107,12 @@ impl Inbox {
         self.changed.notify_one();
     }
 
+    /// Whether nothing is queued and the pump rests: then the handler may answer from the bytes as they come.
+    pub(super) fn is_idle(&self) -> bool {
+        let queue = self.lock();
+        queue.bytes.is_empty() && !queue.pumping && !queue.gone
+    }
+
     /// Whether the channel has ended, from either side.
     pub(super) fn is_gone(&self) -> bool {
         self.lock().gone

@@ -96,6 +96,16 @@ impl Engine {
         })
     }
 
+    /// Answers a WRITE from the bytes as they arrived. `None` before INIT: then [`Engine::answer`] says what is wrong.
+    pub(super) fn answer_write(&mut self, write: packet::Write<'_>) -> Option<Vec<u8>> {
+        if !self.initialised {
+            return None;
+        }
+        let packet::Write { id, handle, offset, data } = write;
+        let refused = |Refusal { code, text }| packet::status(id, code, &text);
+        Some(self.write(id, handle, offset, data).unwrap_or_else(refused))
+    }
+
     async fn dispatch(&mut self, id: u32, request: Request) -> Answer {
         match request {
             Request::Read { handle, offset, length } => self.read(id, &handle, offset, length),

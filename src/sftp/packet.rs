@@ -229,6 +229,37 @@ impl Fields {
     }
 }
 
+/// A WRITE that still stands where it arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Write<'p> {
+    pub(super) id: u32,
+    pub(super) handle: &'p [u8],
+    pub(super) offset: u64,
+    pub(super) data: &'p [u8],
+}
+
+/// The WRITE at the front of `stream`, and what follows it; `None` when it is not all there, or is something else. What
+/// is malformed is something else, too.
+pub(super) fn whole_write(stream: &[u8]) -> Option<(Write<'_>, &[u8])> {
+    let (packet, behind) = string(stream)?;
+    if packet.len() > LONGEST_PACKET {
+        return None;
+    }
+    let packet = packet.strip_prefix(&[WRITE])?;
+    let (id, packet) = packet.split_first_chunk()?;
+    let (handle, packet) = string(packet)?;
+    let (offset, packet) = packet.split_first_chunk()?;
+    let (data, _) = string(packet)?;
+    let write = Write { id: u32::from_be_bytes(*id), handle, offset: u64::from_be_bytes(*offset), data };
+    Some((write, behind))
+}
+
+/// A length-prefixed string at the front, and what follows it.
+fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
+}
+
 /// Reads one packet, without its length. INIT has no id; its place is taken by 0, which nothing answers.
 pub(super) fn parse(packet: Bytes) -> Result<(u32, Request), Malformed> {
     let mut fields = Fields(packet);
@@ -458,6 +489,26 @@ mod tests {
         );
         check(packet(99, 4, &[]), Ok((4, Request::Unknown(99))));
         check(packet(STAT, 5, &[&string(&path), b"more than it should have"]), Ok((5, Request::Stat { path })));
+    }
+
+    #[test]
+    fn a_write_is_read_in_place_as_it_would_be_otherwise() {
+        let whole = packet(WRITE, 8, &[&string(b"h"), &5u64.to_be_bytes(), &string(b"data"), b"more"]);
+        let stream = [string(&whole), b"behind".to_vec()].concat();
+        let write = Write { id: 8, handle: b"h", offset: 5, data: b"data" };
+        assert_eq!(whole_write(&stream), Some((write, &b"behind"[..])));
+        for cut in 0..whole.len() + 4 {
+            assert_eq!(whole_write(&stream[..cut]), None, "cut at {cut}");
+        }
+        let others = [
+            packet(READ, 8, &[&string(b"h"), &5u64.to_be_bytes(), &string(b"data")]),
+            packet(WRITE, 8, &[&string(b"h"), &5u64.to_be_bytes(), &5u32.to_be_bytes(), b"data"]),
+            packet(WRITE, 8, &[&string(b"h"), &5u64.to_be_bytes(), &string(&vec![0; LONGEST_PACKET])]),
+            Bytes::new(),
+        ];
+        for other in others {
+            assert_eq!(whole_write(&string(&other)), None);
+        }
     }
 
     #[test]

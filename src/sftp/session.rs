@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::channel::{Channel, MOST_AT_ONCE, SLOW_DOWN, Turn};
 use super::engine::{Engine, Fatal};
-use super::{HostKeys, Shared, auth};
+use super::{HostKeys, Shared, auth, packet};
 use crate::config::Limits;
 use crate::spool::Sender;
 
@@ -181,6 +181,30 @@ impl SshSession {
         self.open.get(&id).cloned().flatten()
     }
 
+    /// Answers the WRITEs at the front of `data` without copying them, where nothing is queued before them; gives back
+    /// the rest. Many clients send each request in an SSH packet of its own, so this is most of their uploads.
+    async fn write_in_place<'d>(
+        &self,
+        channel: &Arc<Channel>,
+        mut data: &'d [u8],
+        session: &mut Session,
+    ) -> Result<&'d [u8], SessionError> {
+        if !channel.inbox.is_idle() {
+            return Ok(data);
+        }
+        let mut engine = channel.engine.lock().await;
+        // The answers are bounded by the packet that `data` came in.
+        while !session.has_pending_data(channel.id)
+            && let Some((write, behind)) = packet::whole_write(data)
+            && let Some(reply) = engine.answer_write(write)
+        {
+            self.connection.touch();
+            session.data(channel.id, reply)?;
+            data = behind;
+        }
+        Ok(data)
+    }
+
     /// Answers what is queued, as long as the client takes the answers.
     async fn work(&self, channel: &Arc<Channel>, session: &mut Session) -> Result<(), SessionError> {
         let mut made = 0;
@@ -292,6 +316,7 @@ impl Handler for SshSession {
 
     async fn data(&mut self, id: ChannelId, data: &[u8], session: &mut Session) -> Result<(), Self::Error> {
         let Some(channel) = self.sftp(id) else { return Ok(()) };
+        let data = self.write_in_place(&channel, data, session).await?;
         channel.inbox.push(data)?;
         // Safe to wait for: while this holds, the pump needs nothing from this task.
         while channel.inbox.lags() && !session.has_pending_data(id) {
