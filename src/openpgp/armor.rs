@@ -45,7 +45,8 @@ impl Read for ArmoredSource {
         watched.headers += found;
         if seam.len() < bytes.len() {
             watched.tail.clear();
-            watched.tail.extend_from_slice(bytes);
+            let last = bytes.len().saturating_sub(BEGIN.len() - 1);
+            watched.tail.extend_from_slice(bytes.get(last..).unwrap_or_default());
         }
         let surplus = watched.tail.len().saturating_sub(BEGIN.len() - 1);
         watched.tail.drain(..surplus);

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use sequoia_openpgp::Fingerprint;
-use sequoia_openpgp::armor::{Kind, Reader, ReaderMode};
 use sequoia_openpgp::parse::Parse;
 use sequoia_openpgp::parse::stream::{Decryptor, DecryptorBuilder};
 
 use super::armor::ArmoredSource;
+use super::dearmor::Dearmor;
 use super::framing::Framing;
 use super::judge::Judge;
 use super::{CLOCK_SKEW, Certificate, Keyring, POLICY, system_time};
@@ -121,8 +121,7 @@ impl Message {
         let judge = Judge::new(terms, verdict.clone());
         let (binary, armored): (Box<dyn Read + Send + Sync>, _) = if armored {
             let armored = ArmoredSource::new(source);
-            let dearmored = Reader::from_reader(armored.clone(), ReaderMode::Tolerant(Some(Kind::Message)));
-            (Box::new(Framing::new(dearmored, verdict.clone())), Some(armored))
+            (Box::new(Framing::new(Dearmor::new(armored.clone()), verdict.clone())), Some(armored))
         } else {
             (Box::new(Framing::new(source, verdict.clone())), None)
         };

@@ -7,6 +7,7 @@
 
 mod armor;
 mod certificate;
+mod dearmor;
 mod decrypt;
 mod encrypt;
 mod framing;
