@@ -171,7 +171,7 @@ impl Intake {
         if let Some(loading) = self.loading {
             let can_stay = !self.any_staged && !known.any_void;
             if can_stay && loading.settle(connection, self.rows, known.any_lots)? {
-                let lots = loading.kept(connection, known.any_redemptions)?;
+                let lots = loading.kept(connection, self.rows, known.any_redemptions)?;
                 let shelf = loading.attach(connection)?;
                 let kept: i64 = lots.iter().map(|lot| lot.size).sum();
                 let clashes = self.rows.saturating_sub(u64::try_from(kept).unwrap_or_default());

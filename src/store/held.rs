@@ -12,9 +12,9 @@ use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Integer, Text};
 
-use super::StoreError;
 use super::citus::is_citus;
 use super::draw::DrawTerms;
+use super::{StoreError, statistics};
 use crate::bank::stock::Lot;
 use crate::bank::window;
 
@@ -50,22 +50,16 @@ const WORTH_LOOKING_UP: i64 = 4;
 
 /// How the list meets a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meets {
+pub(super) enum Meets {
     Joined,
     LookedUp,
 }
 
 impl Meets {
     /// `rows` of the table against `customers` of the list; `large`: whether the list is.
-    fn by(rows: i64, customers: i64, large: bool) -> Self {
+    pub(super) fn by(rows: i64, customers: i64, large: bool) -> Self {
         if large && rows < customers.saturating_mul(WORTH_LOOKING_UP) { Self::Joined } else { Self::LookedUp }
     }
-}
-
-#[derive(QueryableByName)]
-struct Tables {
-    #[diesel(sql_type = BigInt)]
-    redemptions: i64,
 }
 
 /// What [`find`] found.
@@ -98,14 +92,10 @@ pub(super) fn find(
     let mut everybody = true;
     let customers = if terms.persistent && handed_out > 0 {
         everybody = false;
-        let tables: Tables = diesel::sql_query(
-            "SELECT coalesce((SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c WHERE c.oid = 'redemption'::regclass), 0) \
-                 AS redemptions",
-        )
-        .get_result(connection)?;
+        let redeemed = statistics::redemptions(connection)?;
         let citus = is_citus(connection)?;
         let meets = |rows| if citus { Meets::Joined } else { Meets::by(rows, listed, large) };
-        let (holds, redemptions) = (meets(handed_out), meets(tables.redemptions));
+        let (holds, redemptions) = (meets(handed_out), meets(redeemed));
         connection.batch_execute(settings(holds, large))?;
         let lapsed: Vec<i32> =
             lots.iter().filter(|lot| !window::is_open(lot.end_date, terms.open_on)).map(|lot| lot.id).collect();

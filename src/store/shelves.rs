@@ -22,7 +22,8 @@ use diesel::sql_types::{BigInt, Bool, Integer};
 use super::citus::is_citus;
 use super::copy::Rows;
 use super::coupons::AddedLot;
-use super::{StoreError, Transaction};
+use super::held::Meets;
+use super::{StoreError, Transaction, statistics};
 
 mod loading {
     diesel::table! {
@@ -198,35 +199,17 @@ impl Loading {
         connection.batch_execute(
             "CREATE TEMPORARY TABLE taken (bank_id integer NOT NULL, code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
         )?;
-        self.merged(connection, |this, connection| {
+        without(connection, MERGE, |connection| {
             let taken = diesel::sql_query(
                 "INSERT INTO taken (bank_id, code) SELECT s.bank_id, s.code FROM coupon_loading AS s \
                  JOIN coupon AS k ON k.namespace_id = $1 AND k.code = s.code AND k.bank_id = s.bank_id \
                  WHERE s.namespace_id = $1",
             )
-            .bind::<Integer, _>(this.namespace_id)
+            .bind::<Integer, _>(self.namespace_id)
             .execute(connection)?;
             connection.batch_execute("ANALYZE taken")?;
             Ok(i64::try_from(taken).unwrap_or(i64::MAX))
         })
-    }
-
-    /// Lets `work` join in the order of the indexes, whatever the planner knows of the tables.
-    fn merged<T>(
-        self,
-        connection: &mut Transaction,
-        work: impl FnOnce(Self, &mut Transaction) -> QueryResult<T>,
-    ) -> QueryResult<T> {
-        let switch = |on: &str| {
-            ["hashjoin", "nestloop", "sort", "seqscan", "bitmapscan"]
-                .map(|way| format!("SET LOCAL enable_{way} = {on};"))
-                .concat()
-        };
-        // What costs so much by decree would be compiled each time.
-        connection.batch_execute(&format!("SET LOCAL jit = off; {}", switch("off")))?;
-        let done = work(self, connection)?;
-        connection.batch_execute(&switch("on"))?;
-        Ok(done)
     }
 
     /// Lets go of what is taken, and moves each lot's last codes into the gaps.
@@ -269,19 +252,32 @@ impl Loading {
     }
 
     /// What each lot has now; to be called after [`Self::settle`].
-    pub(super) fn kept(self, connection: &mut Transaction, any_redemptions: bool) -> Result<Vec<AddedLot>, StoreError> {
+    pub(super) fn kept(
+        self,
+        connection: &mut Transaction,
+        codes: u64,
+        any_redemptions: bool,
+    ) -> Result<Vec<AddedLot>, StoreError> {
+        let codes = i64::try_from(codes).unwrap_or(i64::MAX);
         connection.batch_execute(
             "CREATE TEMPORARY TABLE spent (lot_id integer NOT NULL, codes bigint NOT NULL) ON COMMIT DROP",
         )?;
         if any_redemptions {
-            self.merged(connection, |this, connection| {
-                diesel::sql_query(
-                    "INSERT INTO spent (lot_id, codes) SELECT s.lot_id, count(*) FROM coupon_loading AS s \
-                     JOIN redemption AS r ON r.namespace_id = $1 AND r.code = s.code \
-                     WHERE s.namespace_id = $1 GROUP BY s.lot_id",
-                )
-                .bind::<Integer, _>(this.namespace_id)
-                .execute(connection)
+            // Few redemptions are gone through beside the codes; of very many, those of the codes are looked up.
+            let (off, met) = match Meets::by(statistics::redemptions(connection)?, codes, true) {
+                Meets::Joined => (MERGE, "JOIN redemption AS r ON r.namespace_id = $1 AND r.code = s.code"),
+                Meets::LookedUp => (
+                    LOOK_UP,
+                    "CROSS JOIN LATERAL (SELECT FROM redemption AS r \
+                         WHERE r.namespace_id = $1 AND r.code = s.code OFFSET 0) AS r",
+                ),
+            };
+            let counted = format!(
+                "INSERT INTO spent (lot_id, codes) SELECT s.lot_id, count(*) FROM coupon_loading AS s {met} \
+                 WHERE s.namespace_id = $1 GROUP BY s.lot_id"
+            );
+            without(connection, off, |connection| {
+                diesel::sql_query(counted).bind::<Integer, _>(self.namespace_id).execute(connection)
             })?;
         }
         Ok(diesel::sql_query(
@@ -310,6 +306,25 @@ impl Loading {
              DROP TABLE coupon_loading",
         )?)
     }
+}
+
+/// What a join in the order of two indexes does without, whatever the planner knows of the tables.
+const MERGE: &[&str] = &["hashjoin", "nestloop", "sort", "seqscan", "bitmapscan"];
+/// What a look-up for each row does without.
+const LOOK_UP: &[&str] = &["memoize", "seqscan"];
+
+/// Does `work` while the planner has these ways no more.
+fn without<T>(
+    connection: &mut Transaction,
+    ways: &[&str],
+    work: impl FnOnce(&mut Transaction) -> QueryResult<T>,
+) -> QueryResult<T> {
+    let switch = |to: &str| ways.iter().map(|way| format!("SET LOCAL enable_{way} = {to};")).collect::<String>();
+    // What costs so much by decree would be compiled each time.
+    connection.batch_execute(&format!("SET LOCAL jit = off; {}", switch("off")))?;
+    let done = work(connection)?;
+    connection.batch_execute(&switch("on"))?;
+    Ok(done)
 }
 
 #[derive(QueryableByName)]

@@ -3,6 +3,7 @@
 
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 
 use super::{Store, StoreError, shelves};
 
@@ -28,6 +29,21 @@ impl Changed {
             Self::Assignments => connection.batch_execute("ANALYZE assignment"),
         }
     }
+}
+
+/// About how many redemptions there are, in all namespaces together.
+pub(super) fn redemptions(connection: &mut PgConnection) -> QueryResult<i64> {
+    #[derive(QueryableByName)]
+    struct Estimate {
+        #[diesel(sql_type = BigInt)]
+        rows: i64,
+    }
+    let estimate: Estimate = diesel::sql_query(
+        "SELECT coalesce((SELECT greatest(c.reltuples, 0)::bigint FROM pg_class AS c WHERE c.oid = 'redemption'::regclass), 0) \
+             AS rows",
+    )
+    .get_result(connection)?;
+    Ok(estimate.rows)
 }
 
 impl Store {
