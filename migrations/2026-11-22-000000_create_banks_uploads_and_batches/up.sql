@@ -57,7 +57,7 @@ CREATE TABLE lot (
 COMMENT ON TABLE lot IS 'The codes that one upload added to one bank with one end date. Remaining = size - next_seq - redeemed_ahead while the window is open and the lot is not void.';
 COMMENT ON COLUMN lot.namespace_id IS 'Its namespace.';
 COMMENT ON COLUMN lot.bank_id IS 'Its bank.';
-COMMENT ON COLUMN lot.id IS 'From lot_id_seq: the order in which uploads began to be read.';
+COMMENT ON COLUMN lot.id IS 'From lot_id_seq.';
 COMMENT ON COLUMN lot.upload_id IS 'The upload that brought it.';
 COMMENT ON COLUMN lot.end_date IS 'Last local day on which its codes may be handed out; null: never ends.';
 COMMENT ON COLUMN lot.offer_type IS 'A memory aid.';

@@ -33,7 +33,7 @@ impl Part {
 #[must_use]
 pub fn split(lots: &[Lot], need: u64, open_on: NaiveDate) -> Vec<Part> {
     let mut ordered: Vec<&Lot> = lots.iter().collect();
-    ordered.sort_by_key(|lot| (lot.end_date.is_none(), lot.end_date, lot.id));
+    ordered.sort_by_key(|lot| (lot.end_date.is_none(), lot.end_date, lot.upload_id, lot.id));
     let mut served = 0;
     let mut parts = Vec::new();
     for lot in ordered {
@@ -62,7 +62,19 @@ mod tests {
     fn lot(id: i32, end_date: Option<&str>, remaining: i32) -> Lot {
         let end_date = end_date.map(|date| date.parse().unwrap());
         let (size, next_seq, redeemed_ahead, returns, next_return, returns_redeemed) = (remaining + 5, 3, 2, 0, 0, 0);
-        Lot { id, end_date, size, next_seq, redeemed_ahead, returns, next_return, returns_redeemed, void: false }
+        let upload_id = i64::from(id);
+        Lot {
+            id,
+            upload_id,
+            end_date,
+            size,
+            next_seq,
+            redeemed_ahead,
+            returns,
+            next_return,
+            returns_redeemed,
+            void: false,
+        }
     }
 
     #[track_caller]
@@ -75,6 +87,12 @@ mod tests {
             assert_eq!(part.served_before, served);
             served += part.take;
         }
+    }
+
+    #[test]
+    fn the_order_of_uploads_not_of_ids() {
+        let lots = [Lot { upload_id: 8, ..lot(1, None, 10) }, Lot { upload_id: 7, ..lot(2, None, 10) }];
+        check(&lots, 15, &[(2, 10), (1, 5)]);
     }
 
     #[test]

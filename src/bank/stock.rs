@@ -7,8 +7,10 @@ use super::window;
 /// The counters of one lot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lot {
-    /// Its id: rises with time, so that it gives the order of uploads.
+    /// Its id.
     pub id: i32,
+    /// The upload that brought it.
+    pub upload_id: i64,
     /// Last local day on which its codes may be handed out.
     pub end_date: Option<NaiveDate>,
     /// How many codes it has.
@@ -70,7 +72,18 @@ mod tests {
     fn lot(end_date: Option<&str>, size: i32, next_seq: i32, redeemed_ahead: i32) -> Lot {
         let end_date = end_date.map(|date| date.parse().unwrap());
         let (returns, next_return, returns_redeemed) = (0, 0, 0);
-        Lot { id: 1, end_date, size, next_seq, redeemed_ahead, returns, next_return, returns_redeemed, void: false }
+        Lot {
+            id: 1,
+            upload_id: 1,
+            end_date,
+            size,
+            next_seq,
+            redeemed_ahead,
+            returns,
+            next_return,
+            returns_redeemed,
+            void: false,
+        }
     }
 
     #[track_caller]

@@ -1,5 +1,5 @@
-//! The effect of one upload, in one transaction: rows are read straight into a temporary table, and only when the whole
-//! file has verified one set-based statement moves them into the banks.
+//! The effect of one upload, in one transaction: rows are read straight into a table that nobody else sees, and only when the
+//! whole file has verified a few set-based statements make them count.
 
 mod coupons;
 mod not_sent;

@@ -94,6 +94,8 @@ pub struct Intake {
     loading: Option<Loading>,
     /// Whether any rows went into the temporary table.
     any_staged: bool,
+    /// Whether the shelf is indexed.
+    indexed: bool,
 }
 
 impl Intake {
@@ -106,7 +108,7 @@ impl Intake {
             "CREATE TEMPORARY TABLE staged_coupon (lot_key integer NOT NULL, line bigint NOT NULL, \
              code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
         )?;
-        Ok(Self { namespace_id, runs: 0, rows: 0, lots: Vec::new(), loading: None, any_staged: false })
+        Ok(Self { namespace_id, runs: 0, rows: 0, lots: Vec::new(), loading: None, any_staged: false, indexed: false })
     }
 
     /// How many rows came.
@@ -121,7 +123,7 @@ impl Intake {
     ///
     /// # Errors
     /// The statements', or the sink's.
-    pub fn take<E>(&mut self, connection: &mut Transaction, banks: &[Option<i32>], run: &Run) -> Result<(), E>
+    pub fn take<E>(&mut self, connection: &mut Transaction, banks: &[Option<i32>], run: &mut Run) -> Result<(), E>
     where
         E: From<StoreError> + From<io::Error>,
     {
@@ -136,6 +138,10 @@ impl Intake {
         match known.filter(|_| self.loading.is_some()) {
             Some(banks) => {
                 self.number(connection, banks.len())?;
+                if banks.len() > 1 {
+                    // A lot's codes are found by the pages that they lie in.
+                    run.gather_groups();
+                }
                 Loading::load(connection, |sink| Ok(load(run, &banks, &mut self.lots, sink)?))
             }
             None => {
@@ -159,6 +165,17 @@ impl Intake {
         Ok(())
     }
 
+    /// Does what can be done before anything is locked.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the statements.
+    pub fn index(&mut self, connection: &mut Transaction) -> Result<(), StoreError> {
+        if let Some(loading) = self.loading.filter(|_| !self.any_staged) {
+            self.indexed = loading.index(connection, self.rows)?;
+        }
+        Ok(())
+    }
+
     /// Adds the codes that their bank does not have yet; each once. The banks, one for each lot, must be locked.
     ///
     /// # Errors
@@ -169,8 +186,7 @@ impl Intake {
         let known: Known = diesel::sql_query(KNOWN).bind::<Integer, _>(self.namespace_id).get_result(connection)?;
         connection.batch_execute(CLASHES)?;
         if let Some(loading) = self.loading {
-            let can_stay = !self.any_staged && !known.any_void;
-            if can_stay && loading.settle(connection, self.rows, known.any_lots)? {
+            if self.indexed && loading.settle(connection, self.rows, (known.any_lots, known.any_void))? {
                 let lots = loading.kept(connection, self.rows, known.any_redemptions)?;
                 let shelf = loading.attach(connection)?;
                 let kept: i64 = lots.iter().map(|lot| lot.size).sum();
@@ -179,7 +195,9 @@ impl Intake {
             }
             loading.give_up(connection)?;
         }
-        bring_back(connection, self.namespace_id)?;
+        if known.any_void {
+            bring_back(connection, self.namespace_id)?;
+        }
         self.insert(connection, banks.len(), &known)
     }
 

@@ -280,10 +280,11 @@ fn cuts(connection: &mut PgConnection, parts: &[Part], found: Found) -> Result<V
 }
 
 fn lots(connection: &mut PgConnection, namespace_id: i32, bank_id: i32, lock: bool) -> QueryResult<Vec<Lot>> {
-    type Row = (i32, Option<NaiveDate>, (i32, i32, i32), (i32, i32, i32), Option<DateTime<Utc>>);
+    type Row = (i32, i64, Option<NaiveDate>, (i32, i32, i32), (i32, i32, i32), Option<DateTime<Utc>>);
     let query =
         lot::table.filter(lot::namespace_id.eq(namespace_id)).filter(lot::bank_id.eq(bank_id)).order(lot::id).select((
             lot::id,
+            lot::upload_id,
             lot::end_date,
             (lot::size, lot::next_seq, lot::redeemed_ahead),
             (lot::returns, lot::next_return, lot::returns_redeemed),
@@ -292,10 +293,21 @@ fn lots(connection: &mut PgConnection, namespace_id: i32, bank_id: i32, lock: bo
     let rows: Vec<Row> = if lock { query.for_update().load(connection)? } else { query.load(connection)? };
     Ok(rows
         .into_iter()
-        .map(|(id, end_date, (size, next_seq, redeemed_ahead), returned, voided_at)| {
+        .map(|(id, upload_id, end_date, (size, next_seq, redeemed_ahead), returned, voided_at)| {
             let (returns, next_return, returns_redeemed) = returned;
             let void = voided_at.is_some();
-            Lot { id, end_date, size, next_seq, redeemed_ahead, returns, next_return, returns_redeemed, void }
+            Lot {
+                id,
+                upload_id,
+                end_date,
+                size,
+                next_seq,
+                redeemed_ahead,
+                returns,
+                next_return,
+                returns_redeemed,
+                void,
+            }
         })
         .collect())
 }
@@ -447,7 +459,7 @@ fn assigned(
 }
 
 impl Store {
-    /// The lots of a bank with their counters, in the order of uploads.
+    /// The lots of a bank with their counters, by id.
     ///
     /// # Errors
     /// Any [`StoreError`] of the statement.

@@ -17,6 +17,8 @@ pub struct Run {
     rows_most: usize,
     text: Vec<u8>,
     rows: Vec<Row>,
+    /// Rows that were added, repeats and all.
+    added: usize,
     /// How many bytes all rows begin with in common: codes of one lot, and customers of one system, often share a prefix.
     shared: usize,
 }
@@ -52,7 +54,7 @@ impl Run {
     /// A run of at most so many rows.
     #[must_use]
     pub fn of(rows_most: usize) -> Self {
-        Self { rows_most, text: Vec::new(), rows: Vec::new(), shared: 0 }
+        Self { rows_most, text: Vec::new(), rows: Vec::new(), added: 0, shared: 0 }
     }
 
     /// Adds a row.
@@ -70,12 +72,13 @@ impl Run {
             group: row.group,
         });
         self.text.extend_from_slice(text);
+        self.added += 1;
     }
 
-    /// Whether the next row belongs to the next run.
+    /// Whether the next row belongs to the next run. Repeats that were dropped still count.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.rows.len() >= self.rows_most || self.text.len() >= TEXT_MOST
+        self.added >= self.rows_most || self.text.len() >= TEXT_MOST
     }
 
     /// Whether there are no rows.
@@ -88,6 +91,7 @@ impl Run {
     pub fn clear(&mut self) {
         self.rows.clear();
         self.text.clear();
+        self.added = 0;
     }
 
     /// Sorts by text (in byte order), rows of one text by number.
@@ -109,6 +113,11 @@ impl Run {
             }
             same
         });
+    }
+
+    /// Puts the rows of each group together, and keeps their order.
+    pub fn gather_groups(&mut self) {
+        self.rows.sort_by_key(|row| row.group);
     }
 
     fn sort_by(&mut self, bank: impl Fn(&Row) -> usize) {
@@ -239,6 +248,30 @@ mod tests {
         assert_eq!(dropped, [(5, "LONG-CODE-2".to_owned()), (7, "LONG-CODE-2".to_owned())]);
         run.clear();
         assert!(run.is_empty() && !run.is_full());
+    }
+
+    #[test]
+    fn full_is_full_though_repeats_were_dropped() {
+        let mut run = Run::of(3);
+        for number in 0..3 {
+            assert!(!run.is_full());
+            run.push(row(number, 0, "A"));
+        }
+        run.sort_and_drop_repeats(&[0], |_| {});
+        assert!(run.is_full() && run.rows().len() == 1);
+        run.clear();
+        assert!(!run.is_full());
+    }
+
+    #[test]
+    fn groups_are_gathered_in_order() {
+        let mut run = Run::default();
+        for pushed in [row(1, 1, "C"), row(2, 0, "D"), row(3, 1, "A"), row(4, 0, "B")] {
+            run.push(pushed);
+        }
+        run.sort();
+        run.gather_groups();
+        assert_eq!(run.rows().map(|row| row.text).collect::<Vec<_>>(), ["B", "D", "A", "C"]);
     }
 
     #[test]

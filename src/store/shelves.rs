@@ -5,18 +5,18 @@
 //! index, and a good deal less where that index is large. What the namespace has already is met by a merge of the two
 //! indexes. The shelf becomes a partition as the last thing in the upload's transaction; until then nobody sees it.
 //!
-//! Each shelf is one more place to look for a code. So there are few, and only files that bring at least half as many codes
-//! as the namespace has get one ([`is_worth_it`]). No index spans two shelves: that a bank has a code once is seen to by the
-//! upload, which holds the bank's lock when it looks.
+//! Each shelf is one more place to look for a code. So there are few, each for a larger file than the one before, and only for
+//! one that brings at least half as many codes as the namespace has ([`is_worth_it`]). No index spans two shelves: that a
+//! bank has a code once is seen to by the upload, which holds the bank's lock when it looks.
 //!
-//! Under Citus `coupon` is no partitioned table, and everything goes into that.
+//! One shelf is loaded at a time in a store, because diesel wants to know the name of the table: a large file that comes
+//! meanwhile goes to shelf 0, and does not wait. Under Citus `coupon` is no partitioned table, and everything goes into that.
 
 use std::io::Write;
 
 use diesel::connection::SimpleConnection as _;
 use diesel::pg::CopyFormat;
 use diesel::prelude::*;
-use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::{BigInt, Bool, Integer};
 
 use super::citus::is_citus;
@@ -37,14 +37,17 @@ mod loading {
     }
 }
 
-/// So many shelves of its own can a namespace have beside shelf 0.
+/// So many shelves can a namespace have beside shelf 0.
 const SHELVES_MOST: i64 = 6;
+/// So many codes make the first of them; each next one takes four times as many.
+const CODES_LEAST: i64 = 125_000;
 /// Any constant that all daemons share: "shelves" in ASCII. Whoever loads a shelf holds it.
 const SHELF_LOCK: i64 = 0x0073_6865_6c76_6573;
 
 /// Whether `codes` are worth a shelf, in a namespace that has `others` codes and `shelves` shelves beside shelf 0.
 fn is_worth_it(codes: i64, others: i64, shelves: i64) -> bool {
-    shelves < SHELVES_MOST && codes.saturating_mul(2) >= others
+    let least = CODES_LEAST << (2 * shelves.clamp(0, SHELVES_MOST));
+    shelves < SHELVES_MOST && codes >= least && codes.saturating_mul(2) >= others
 }
 
 /// The statistics of what large changes leave in shelf 0, and in its index by lot, which knows only pages that were
@@ -70,7 +73,8 @@ pub(super) fn ensure(connection: &mut PgConnection, namespace_id: i32) -> QueryR
         }
         let table = name(namespace_id, 0);
         create(connection, &table, namespace_id, 0)?;
-        index(connection, &table, &table)?;
+        index_codes(connection, &table, &table)?;
+        index_places(connection, &table, &table)?;
         attach(connection, &table, namespace_id, 0)
     })
 }
@@ -92,8 +96,11 @@ fn create(connection: &mut PgConnection, table: &str, namespace_id: i32, shelf: 
     ))
 }
 
-fn index(connection: &mut PgConnection, table: &str, name: &str) -> QueryResult<()> {
-    connection.batch_execute(&format!("CREATE UNIQUE INDEX {name}_code ON {table} (namespace_id, code, bank_id)"))?;
+fn index_codes(connection: &mut PgConnection, table: &str, name: &str) -> QueryResult<()> {
+    connection.batch_execute(&format!("CREATE UNIQUE INDEX {name}_code ON {table} (namespace_id, code, bank_id)"))
+}
+
+fn index_places(connection: &mut PgConnection, table: &str, name: &str) -> QueryResult<()> {
     connection.batch_execute(&format!(
         "CREATE INDEX {name}_seq ON {table} USING brin (lot_id, seq) WITH (pages_per_range = 32)"
     ))
@@ -156,42 +163,65 @@ impl Loading {
         rows.end(copied)
     }
 
-    /// Whether the rows, `codes` of them, can stay where they are. If so they are indexed; what their banks have already has
-    /// left and stands in `clash`, and no lot has a gap. The banks must be locked, and `new_lot` be filled.
-    ///
-    /// They cannot stay when they are few beside the namespace's, when a bank has many of them already, and when the file
-    /// has a code twice for one bank.
-    pub(super) fn settle(self, connection: &mut Transaction, codes: u64, any_lots: bool) -> Result<bool, StoreError> {
-        let codes = i64::try_from(codes).unwrap_or(i64::MAX);
+    /// Builds the index of codes over `codes` rows. False, and nothing built, when they are too few, or when the file has a code
+    /// twice for one bank. Needs no lock on anything.
+    pub(super) fn index(self, connection: &mut Transaction, codes: u64) -> Result<bool, StoreError> {
         let stock = stock(connection, self.namespace_id)?;
-        if !is_worth_it(codes, stock.codes, stock.shelves) || !self.index(connection)? {
+        if !is_worth_it(i64::try_from(codes).unwrap_or(i64::MAX), stock.codes, stock.shelves) {
+            return Ok(false);
+        }
+        let name = name(self.namespace_id, self.shelf);
+        // What is caught in the server is in no log of it; otherwise the code would be, and what parallel workers say is too.
+        connection.batch_execute(&format!(
+            "SET LOCAL maintenance_work_mem = '256MB'; SET LOCAL max_parallel_maintenance_workers = 0; \
+             DO $$ BEGIN \
+                 CREATE UNIQUE INDEX {name}_code ON coupon_loading (namespace_id, code, bank_id); \
+             EXCEPTION WHEN unique_violation THEN NULL; \
+             END $$"
+        ))?;
+        if !answer(connection, &format!("SELECT to_regclass('{name}_code') IS NOT NULL AS yes"))? {
             return Ok(false);
         }
         connection.batch_execute("ANALYZE coupon_loading")?;
-        if !any_lots {
-            return Ok(true);
-        }
-        let taken = self.find_taken(connection)?;
-        if taken > codes / 4 {
+        Ok(true)
+    }
+
+    /// Whether the rows can stay where they are. If so, what their banks have already has left and stands in `clash`, no lot
+    /// has a gap, and everything is indexed. The banks must be locked, and `new_lot` be filled.
+    ///
+    /// They cannot stay when the banks have many of them already, or one that can leave a void lot.
+    pub(super) fn settle(
+        self,
+        connection: &mut Transaction,
+        codes: u64,
+        (any_lots, any_void): (bool, bool),
+    ) -> Result<bool, StoreError> {
+        let taken = if any_lots { self.find_taken(connection)? } else { 0 };
+        if taken > i64::try_from(codes).unwrap_or(i64::MAX) / 4 || (any_void && self.any_void(connection)?) {
             return Ok(false);
         }
         if taken > 0 {
             self.let_go(connection)?;
         }
+        index_places(connection, "coupon_loading", &name(self.namespace_id, self.shelf))?;
         Ok(true)
     }
 
-    /// Builds the indexes. False, and nothing built, when a bank would have a code twice.
-    fn index(self, connection: &mut Transaction) -> Result<bool, StoreError> {
-        let built = connection.transaction(|connection| {
-            connection.batch_execute("SET LOCAL maintenance_work_mem = '256MB'")?;
-            index(connection, "coupon_loading", &name(self.namespace_id, self.shelf))
-        });
-        match built {
-            Ok(()) => Ok(true),
-            Err(DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+    /// Whether any that is taken lies in a void lot.
+    fn any_void(self, connection: &mut Transaction) -> QueryResult<bool> {
+        without(connection, LOOK_UP, |connection| {
+            answer(
+                connection,
+                &format!(
+                    "SELECT EXISTS (SELECT FROM taken AS t \
+                         CROSS JOIN LATERAL (SELECT c.lot_id FROM coupon AS c WHERE c.namespace_id = {0} \
+                             AND c.code = t.code AND c.bank_id = t.bank_id OFFSET 0) AS c \
+                         JOIN lot AS l ON l.namespace_id = {0} AND l.bank_id = t.bank_id AND l.id = c.lot_id \
+                         WHERE l.voided_at IS NOT NULL) AS yes",
+                    self.namespace_id
+                ),
+            )
+        })
     }
 
     /// Both sides lie in order in their indexes, and both are long.
@@ -350,10 +380,13 @@ mod tests {
 
     #[test]
     fn worth_a_shelf() {
-        assert!(is_worth_it(250_000, 0, 0));
-        assert!(is_worth_it(250_000, 500_000, 5));
+        assert!(is_worth_it(125_000, 0, 0));
+        assert!(!is_worth_it(124_999, 0, 0));
+        assert!(is_worth_it(250_000, 500_000, 0));
         assert!(!is_worth_it(250_000, 500_001, 0));
+        // The second takes half a million, the sixth 128 million.
+        assert!(!is_worth_it(499_999, 0, 1) && is_worth_it(500_000, 0, 1));
+        assert!(!is_worth_it(127_999_999, 0, 5) && is_worth_it(128_000_000, 0, 5));
         assert!(!is_worth_it(i64::MAX, 0, 6));
-        assert!(is_worth_it(i64::MAX, i64::MAX, 0));
     }
 }

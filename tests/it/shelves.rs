@@ -7,7 +7,8 @@ use diesel::prelude::*;
 use diesel::sql_types::Text;
 use serde_json::Value;
 
-use crate::harness::workshop::Workshop;
+use crate::harness::postgres;
+use crate::harness::workshop::{Workshop, acme};
 
 /// One code fills a hundred bytes, so that a first run is full with some 130,000 of them.
 const FULL: usize = 135_000;
@@ -40,6 +41,24 @@ impl Shop {
         let report = self.0.drop(path, content);
         assert_eq!(report["status"], "applied", "{path}: {report:#}");
         report
+    }
+
+    /// Takes the next file for the namespace's first large one: each next shelf takes a file four times as large.
+    fn forget_shelves(&self) {
+        self.check();
+        self.sql("UPDATE lot SET shelf = 0");
+    }
+
+    fn remember_shelves(&self) {
+        self.sql(
+            "UPDATE lot l SET shelf = c.shelf FROM (SELECT DISTINCT bank_id, lot_id, shelf FROM coupon) c
+             WHERE c.bank_id = l.bank_id AND c.lot_id = l.id",
+        );
+    }
+
+    fn undo(&self, report: &Value) {
+        let (namespace, id) = (self.0.store.namespace_id(&acme()).unwrap(), report["upload_id"].as_i64().unwrap());
+        self.0.store.void_upload(namespace, id, self.0.clock.now()).unwrap();
     }
 
     /// The lots with their shelf (0, or that there is one), size, and what was redeemed ahead; in the order of uploads.
@@ -97,7 +116,9 @@ fn a_large_file_gets_a_shelf_of_its_own() {
     assert_eq!(shop.lots()[1], "spring26 shelf f size 10 redeemed 1");
 
     // Another large one, some of whose codes lie on either shelf, and none in its own bank only.
+    shop.forget_shelves();
     let report = shop.drop("/coupons/spring26/two.csv", &file(FULL - 1_000..2 * FULL));
+    shop.remember_shelves();
     let added = FULL - 10;
     assert_eq!(
         (&report["rows"]["accepted"], &report["rows"]["duplicate"]),
@@ -112,20 +133,24 @@ fn a_large_file_gets_a_shelf_of_its_own() {
         format!("SELECT line FROM coupon WHERE code IN ('{}', '{}') ORDER BY 1", code(2 * FULL - 1), code(FULL + 10));
     assert_eq!(shop.ask(&lines), ["1".to_owned(), (FULL - 10).to_string()]);
 
-    // The same codes for another bank are no duplicates, and a redemption takes a code out wherever it lies.
-    shop.drop("/coupons/summer/three.csv", &file(0..FULL));
+    // The same codes for another bank are no duplicates, what was undone and is none of them is no hindrance, and a
+    // redemption takes a code out wherever it lies.
+    shop.undo(&shop.drop("/coupons/summer/undone.csv", "UNDONE\n"));
+    shop.forget_shelves();
+    shop.drop("/coupons/summer/three.csv", &file(0..FULL + 10));
+    shop.remember_shelves();
     let redeemed = shop.drop("/redemptions/late.csv", &format!("{}\n{}\n", code(1), code(2 * FULL - 1)));
     assert_eq!(redeemed["rows"]["unknown"], 0, "{redeemed:#}");
     let lots = shop.lots();
     assert_eq!(lots[0], format!("spring26 shelf t size {FULL} redeemed 2"));
     assert_eq!(lots[2], format!("spring26 shelf t size {added} redeemed 1"));
-    assert_eq!(lots[3], format!("summer shelf t size {FULL} redeemed 2"));
+    assert_eq!(lots[4], format!("summer shelf t size {} redeemed 3", FULL + 10));
 }
 
 #[test]
 fn what_cannot_have_a_shelf_goes_where_all_else_goes() {
     let shop = Shop::new();
-    // Half of what another has is too little; a bank that the file makes; a code twice, far apart.
+    // Half of what another has is too little; a bank that the file makes; a code twice, far apart; one that was undone.
     shop.drop("/coupons/spring26/codes.csv", &file(0..FULL));
     shop.sql("UPDATE lot SET size = 1000000");
     shop.drop("/coupons/summer/few.csv", &file(0..FULL));
@@ -145,6 +170,36 @@ fn what_cannot_have_a_shelf_goes_where_all_else_goes() {
     let report = shop.drop("/coupons/made/twice.csv", &repeated);
     assert_eq!((&report["rows"]["accepted"], &report["rows"]["duplicate"]), (&(2 * FULL - 10).into(), &12.into()));
     assert_eq!(shop.lots()[4], format!("made shelf f size {} redeemed 0", 2 * FULL - 10));
+    // The server found the repeats, and has said nothing of codes in a log that others read.
+    let log = postgres::log();
+    assert!(log.contains("ready to accept connections") && !log.contains(&"K".repeat(92)));
+}
+
+/// A code of an undone upload comes back as any other, in a large file too.
+#[test]
+fn a_large_file_with_codes_of_an_undone_upload() {
+    let shop = Shop::new();
+    shop.undo(&shop.drop("/coupons/spring26/wrong.csv", &file(0..100)));
+    let report = shop.drop("/coupons/spring26/right.csv", &file(0..FULL));
+    assert_eq!(report["rows"]["accepted"], FULL, "{report:#}");
+    let left = "SELECT count(*) FROM coupon c JOIN lot l ON (l.bank_id, l.id) = (c.bank_id, c.lot_id) WHERE l.voided_at IS NOT NULL";
+    assert_eq!(shop.ask(left), ["0"]);
+    assert_eq!(shop.ask("SELECT size FROM lot WHERE voided_at IS NULL"), [FULL.to_string()]);
+}
+
+/// Rows of several lots are mixed in the file; each lot lies together all the same, and a draw reads few pages.
+#[test]
+fn lots_of_a_large_file_lie_together() {
+    let shop = Shop::new();
+    let rows = (0..FULL).fold("code,end_date\n".to_owned(), |rows, number| {
+        rows + &code(number) + if number % 5 == 0 { ",2027-01-01\n" } else { ",2028-01-01\n" }
+    });
+    shop.drop("/coupons/spring26/mixed.csv", &rows);
+    assert_eq!(shop.lots().len(), 2);
+    let pages = "SELECT max(pages) <= 40 FROM (
+         SELECT count(DISTINCT (c.ctid::text::point)[0]) AS pages FROM coupon c
+         WHERE c.seq < 26000 GROUP BY c.lot_id, c.seq / 1000) p";
+    assert_eq!(shop.ask(pages), ["true"]);
 }
 
 /// While one large file is loaded another does not wait for it.

@@ -68,8 +68,8 @@ pub(super) fn apply(
     let known = banks::every(transaction, work.claimed.namespace_id)?;
     let known = known.into_iter().map(|bank| (bank.name.clone(), bank)).collect();
     let mut lots = Lots { work, known, keys: HashMap::new(), lots: Vec::new(), last: None };
-    let mut reading = Reading::default();
-    let intake = take_in(transaction, rows, tally, &mut lots, &mut reading)?;
+    let mut reading = Reading::new();
+    let mut intake = take_in(transaction, rows, tally, &mut lots, &mut reading)?;
     if tally.rows.read == 0 {
         tally.take_notes(rows.notes());
         return Err(InboundError::Reject(Finding::file(
@@ -78,6 +78,7 @@ pub(super) fn apply(
         )));
     }
     super::judge(work, rows, tally)?;
+    intake.index(transaction)?;
     banks::lock_namespace(transaction, work.claimed.namespace_id, NamespaceLock::Shared)?;
     let ids = lots.resolve(transaction, tally)?;
     banks::lock_banks(transaction, work.claimed.namespace_id, &distinct(&ids))?;
@@ -100,9 +101,9 @@ struct Reading {
     ended: bool,
 }
 
-impl Default for Reading {
-    fn default() -> Self {
-        let (damage, first_row) = Default::default();
+impl Reading {
+    fn new() -> Self {
+        let (damage, first_row) = (Damage::default(), FirstRow::default());
         Self { columns: None, run: Run::of(RUN_ROWS), damage, first_row, ended: false }
     }
 }
@@ -123,11 +124,10 @@ fn take_in(
             let reader = scope.spawn(|| next_run(rows, tally, lots, reading));
             let taken = match ready.is_empty() {
                 true => Ok(()),
-                false => intake.take(transaction, &banks, &ready),
+                false => intake.take::<InboundError>(transaction, &banks, &mut ready),
             };
             (taken, reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        let taken: Result<(), InboundError> = taken;
         taken?;
         next?;
         std::mem::swap(&mut ready, &mut reading.run);

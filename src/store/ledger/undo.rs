@@ -9,7 +9,7 @@
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Date, Integer, Nullable, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Date, Integer, Nullable, Text, Timestamptz};
 
 use crate::store::schema::{lot, upload};
 use crate::store::{Store, StoreError, Transaction};
@@ -59,11 +59,6 @@ ORDER BY c.bank, c.id";
 const VOID: &str = "
 UPDATE lot SET voided_at = $3 WHERE namespace_id = $1 AND upload_id = $2 AND voided_at IS NULL";
 
-/// Whether there is anything to look for; nearly always there is not.
-const ANY_VOID: &str = "
-SELECT EXISTS (SELECT FROM lot l JOIN new_lot n ON n.bank_id = l.bank_id
-    WHERE l.namespace_id = $1 AND l.voided_at IS NOT NULL) AS any_void";
-
 /// From `next_seq` on nothing was handed out, and of a void lot nothing ever will be. What was handed out and came back is in
 /// nobody's hands either: but for the undoing it would be handed out again. Its assignments and returns stay as they are.
 const LEAVE_VOID_LOTS: &str = "
@@ -73,21 +68,12 @@ WHERE s.lot_key = n.lot_key AND c.namespace_id = $1 AND c.code = s.code AND c.ba
   AND (c.seq >= l.next_seq OR EXISTS (SELECT FROM returned t WHERE t.namespace_id = $1 AND t.bank_id = c.bank_id
       AND t.lot_id = c.lot_id AND t.seq = c.seq AND t.place >= l.next_return))";
 
-/// Lets the staged codes that lie in void lots leave them, so that they can come in anew. To be called before
-/// [`crate::store::coupons::add`], with the banks locked.
+/// Lets the staged codes that lie in void lots leave them, so that they can come in anew. The banks must be locked.
 ///
 /// # Errors
 /// Any [`StoreError`] of the statements.
 pub fn bring_back(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
-    #[derive(QueryableByName)]
-    struct AnyVoid {
-        #[diesel(sql_type = Bool)]
-        any_void: bool,
-    }
-    let found: AnyVoid = diesel::sql_query(ANY_VOID).bind::<Integer, _>(namespace_id).get_result(connection)?;
-    if found.any_void {
-        diesel::sql_query(LEAVE_VOID_LOTS).bind::<Integer, _>(namespace_id).execute(connection)?;
-    }
+    diesel::sql_query(LEAVE_VOID_LOTS).bind::<Integer, _>(namespace_id).execute(connection)?;
     Ok(())
 }
 

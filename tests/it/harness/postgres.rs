@@ -85,6 +85,11 @@ fn server() -> &'static Server {
     SERVER.get_or_init(start)
 }
 
+/// What the server has said so far.
+pub fn log() -> String {
+    fs::read_to_string(server().directory.join("postgres.log")).unwrap()
+}
+
 fn url(database: &str) -> String {
     format!("postgresql://coupond@/{database}?host={}", server().directory.display())
 }
