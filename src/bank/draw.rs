@@ -61,20 +61,8 @@ mod tests {
 
     fn lot(id: i32, end_date: Option<&str>, remaining: i32) -> Lot {
         let end_date = end_date.map(|date| date.parse().unwrap());
-        let (size, next_seq, redeemed_ahead, returns, next_return, returns_redeemed) = (remaining + 5, 3, 2, 0, 0, 0);
         let upload_id = i64::from(id);
-        Lot {
-            id,
-            upload_id,
-            end_date,
-            size,
-            next_seq,
-            redeemed_ahead,
-            returns,
-            next_return,
-            returns_redeemed,
-            void: false,
-        }
+        Lot { id, upload_id, end_date, size: remaining + 5, next_seq: 3, redeemed_ahead: 2, ..Lot::default() }
     }
 
     #[track_caller]

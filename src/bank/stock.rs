@@ -5,7 +5,7 @@ use chrono::NaiveDate;
 use super::window;
 
 /// The counters of one lot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lot {
     /// Its id.
     pub id: i32,
@@ -71,19 +71,7 @@ mod tests {
 
     fn lot(end_date: Option<&str>, size: i32, next_seq: i32, redeemed_ahead: i32) -> Lot {
         let end_date = end_date.map(|date| date.parse().unwrap());
-        let (returns, next_return, returns_redeemed) = (0, 0, 0);
-        Lot {
-            id: 1,
-            upload_id: 1,
-            end_date,
-            size,
-            next_seq,
-            redeemed_ahead,
-            returns,
-            next_return,
-            returns_redeemed,
-            void: false,
-        }
+        Lot { id: 1, end_date, size, next_seq, redeemed_ahead, ..Lot::default() }
     }
 
     #[track_caller]
