@@ -143,6 +143,15 @@ fn remaining(transaction: &mut Transaction, work: &Work<'_>) -> Result<BTreeMap<
     Ok(banks::remaining(transaction, work.claimed.namespace_id, work.today())?.into_iter().collect())
 }
 
+/// Reads the next run on a thread of its own while the store takes the one before.
+fn at_once<N: Send, T>(read: impl FnOnce() -> N + Send, take: impl FnOnce() -> T) -> (N, T) {
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(read);
+        let taken = take();
+        (reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), taken)
+    })
+}
+
 /// Writes what has gathered once it is worth a call.
 fn flush_if_large(buffer: &mut Vec<u8>, sink: &mut dyn Write) -> std::io::Result<()> {
     if buffer.len() >= 64 * 1024 {

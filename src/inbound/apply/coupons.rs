@@ -120,14 +120,13 @@ fn take_in(
     let mut ready = Run::of(RUN_ROWS);
     loop {
         let banks = lots.known_banks();
-        let (taken, next) = std::thread::scope(|scope| {
-            let reader = scope.spawn(|| next_run(rows, tally, lots, reading));
-            let taken = match ready.is_empty() {
+        let (next, taken) = super::at_once(
+            || next_run(rows, tally, lots, reading),
+            || match ready.is_empty() {
                 true => Ok(()),
                 false => intake.take::<InboundError>(transaction, &banks, &mut ready),
-            };
-            (taken, reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        });
+            },
+        );
         taken?;
         next?;
         std::mem::swap(&mut ready, &mut reading.run);

@@ -137,14 +137,13 @@ fn stage(
     store::begin_staging(transaction)?;
     let (mut reading, mut ready, mut runs) = (Reading::default(), Run::default(), 0);
     loop {
-        let (taken, next) = std::thread::scope(|scope| {
-            let next = scope.spawn(|| next_run(work, rows, tally, &mut reading));
-            let taken = match ready.is_empty() {
+        let (next, taken) = super::at_once(
+            || next_run(work, rows, tally, &mut reading),
+            || match ready.is_empty() {
                 true => Ok(()),
                 false => store::stage(transaction, |sink| write(&ready, sink)),
-            };
-            (taken, next.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        });
+            },
+        );
         taken?;
         next?;
         runs += usize::from(!ready.is_empty());
