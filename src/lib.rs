@@ -29,6 +29,7 @@ pub mod reason;
 pub mod recipients;
 pub mod schedule;
 pub mod sftp;
+pub mod sorter;
 pub mod spool;
 pub mod store;
 pub mod telemetry;

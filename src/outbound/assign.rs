@@ -5,14 +5,15 @@ use std::ops::ControlFlow;
 use chrono::{DateTime, Utc};
 
 use super::gate::{self, Freshness};
-use super::{Assigned, Job, Outbound, OutboundError};
+use super::{Assigned, Job, ListError, Outbound, OutboundError};
 use crate::bank::{stock, window};
 use crate::config::{Bank, PersistPer, WhenShort};
-use crate::reason::Reason;
+use crate::reason::{Finding, Reason};
 use crate::recipients::Columns;
+use crate::spool::durable;
 use crate::store::batches::Progress;
 use crate::store::draw::{DrawTerms, Drawn};
-use crate::store::recipients::Recipients;
+use crate::store::recipients::{Loading, Recipients};
 
 /// What stands in the record of a customer who gets the fallback code instead of one of the bank's.
 pub(super) const FALLBACK: &str = "FALLBACK";
@@ -51,9 +52,9 @@ impl Outbound {
                 return Ok(short(bank, need, stock));
             }
         }
-        let mut recipients = self.load(job)?;
+        let list = self.load(job)?;
         fail::fail_point!("outbound-before-assign", |_| std::process::abort());
-        let drawn = recipients.draw(&DrawTerms {
+        let terms = DrawTerms {
             claim,
             bank_id: job.batch.bank_id,
             persistent: job.batch.persistent,
@@ -62,48 +63,48 @@ impl Outbound {
             send_at,
             open_on,
             short_reason: short_reason(job, bank)?,
-        })?;
-        match drawn {
+        };
+        match self.store.draw(list, &terms, &job.layout.prepared())? {
             Drawn::Short { need, stock } => Ok(short(bank, need, stock)),
-            Drawn::Assigned { draw, need, stock } => {
+            Drawn::Assigned { draw, need, stock, answers } => {
                 let (batch, campaign) = (claim.id, job.campaign.as_str());
                 tracing::info!(namespace = %job.namespace.name, campaign, batch, draw, need, stock, "assigned a batch");
-                Ok(Assigned::Done(Some(recipients)))
+                Ok(Assigned::Done(Some(answers)))
             }
         }
     }
 
-    /// Loads the list's customers into the store's temporary table.
+    /// Puts the list's customers in order.
     pub(super) fn load(&self, job: &Job<'_>) -> Result<Recipients, OutboundError> {
         let longest = job.settings.limits.customer_id_bytes;
-        let mut recipients = self.store.recipients()?;
-        let mut read = Ok(());
-        let mut refused = None;
-        let loaded = recipients.load(|sink| {
-            let mut columns: Option<Columns> = None;
-            read = self.read_list(job, &mut |row| match &columns {
-                None => match Columns::read(row, longest) {
-                    Ok(header) => {
-                        columns = Some(header);
-                        ControlFlow::Continue(())
-                    }
-                    Err(finding) => {
-                        refused = Some(finding);
-                        ControlFlow::Break(())
-                    }
-                },
+        let prepared = job.layout.prepared();
+        durable::make_directory(&prepared).map_err(job.disk())?;
+        let mut loading = Loading::new(&prepared);
+        let mut columns: Option<Columns> = None;
+        let mut stopped = None;
+        self.read_list(job, &mut |row| {
+            let added = match &columns {
+                None => Columns::read(row, longest).map(|header| columns = Some(header)).map_err(refused),
                 // A row that does not count was rejected, and reported, when the list was accepted.
-                Some(columns) => columns.customer(row).map_or(ControlFlow::Continue(()), |id| sink.add(id)),
-            });
-            if read.is_ok() && refused.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                Some(columns) => columns.customer(row).map_or(Ok(()), |id| loading.add(id).map_err(job.disk())),
+            };
+            match added {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    stopped = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
         })?;
-        read?;
-        match refused {
-            Some(finding) => Err(super::ListError::Refused(finding).into()),
-            None if loaded => Ok(recipients),
-            None => Err(OutboundError::Differs { row: 0 }),
+        match stopped {
+            Some(error) => Err(error),
+            None => loading.end().map_err(job.disk()),
         }
     }
+}
+
+fn refused(finding: Finding) -> OutboundError {
+    ListError::Refused(finding).into()
 }
 
 /// When a batch that starts at `now` is sent: a code must be in its window then, not only when it is handed out.

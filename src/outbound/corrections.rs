@@ -59,8 +59,9 @@ impl Outbound {
                     self.publish_corrections(&job, rows.into_iter().map(Ok), published)?
                 }
                 Redeemed::Many => {
-                    let mut recipients = self.load(&job)?;
-                    self.publish_corrections(&job, recipients.redeemed_since(&job.batch)?, published)?
+                    let list = self.load(&job)?;
+                    let rows = self.store.redeemed_since(&job.batch, list, &job.layout.prepared())?;
+                    self.publish_corrections(&job, rows, published)?
                 }
             };
             if count > published {

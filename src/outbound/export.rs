@@ -18,8 +18,8 @@ use crate::bank::outcome::Outcome;
 use crate::config::Bank;
 use crate::recipients::{ADDED_COLUMNS, Columns, Row};
 use crate::spool::{Prepared, durable};
-use crate::store::StoreError;
-use crate::store::recipients::{Got, Recipients, Recorded};
+use crate::store::answers::{Answers, Got};
+use crate::store::recipients::Recorded;
 
 /// Prepared files and what they hold.
 pub(super) struct Exported {
@@ -71,26 +71,28 @@ impl Outbound {
         }
     }
 
-    /// Writes the batch's files. `recipients` is the list as loaded for the draw, where this run made it.
-    pub(super) fn export(&self, job: &Job<'_>, recipients: Option<Recipients>) -> Result<Exported, OutboundError> {
+    /// Writes the batch's files. `answers` is what everyone got, where this run made the draw; else the record says it.
+    pub(super) fn export(&self, job: &Job<'_>, answers: Option<Box<Answers>>) -> Result<Exported, OutboundError> {
         durable::make_directory(&job.layout.prepared()).map_err(job.disk())?;
         let seal = self.seal(job)?;
         let Some(draw) = job.batch.draw else {
             return self.merge(job, seal.as_deref(), std::iter::empty());
         };
-        let mut recipients = match recipients {
-            Some(recipients) => recipients,
-            None => self.load(job)?,
+        let answers = match answers {
+            Some(answers) => answers,
+            None => {
+                let recorded = Recorded {
+                    namespace_id: job.batch.claim.namespace_id,
+                    bank_id: job.batch.bank_id,
+                    batch_id: job.batch.claim.id,
+                    draw,
+                    persistent: job.batch.persistent,
+                    hold_channel: job.batch.hold_channel.as_deref().unwrap_or_default(),
+                };
+                Box::new(self.store.recorded(self.load(job)?, &recorded, &job.layout.prepared())?)
+            }
         };
-        let got = recipients.got(&Recorded {
-            namespace_id: job.batch.claim.namespace_id,
-            bank_id: job.batch.bank_id,
-            batch_id: job.batch.claim.id,
-            draw,
-            persistent: job.batch.persistent,
-            hold_channel: job.batch.hold_channel.as_deref().unwrap_or_default(),
-        })?;
-        self.merge(job, seal.as_deref(), got)
+        self.merge(job, seal.as_deref(), answers)
     }
 
     /// What the campaign's files are encrypted with, if they are.
@@ -103,7 +105,7 @@ impl Outbound {
         &self,
         job: &Job<'_>,
         seal: Option<&dyn Seal>,
-        got: impl Iterator<Item = Result<Got, StoreError>>,
+        got: impl Iterator<Item = io::Result<Got>>,
     ) -> Result<Exported, OutboundError> {
         let mut merge = Merge {
             job,
@@ -149,7 +151,7 @@ enum Cells {
     None { reason: String },
 }
 
-impl<I: Iterator<Item = Result<Got, StoreError>>> Merge<'_, I> {
+impl<I: Iterator<Item = io::Result<Got>>> Merge<'_, I> {
     fn row(&mut self, row: &dyn Row) -> Result<(), OutboundError> {
         let Some(columns) = &self.columns else {
             let columns = Columns::read(row, self.job.settings.limits.customer_id_bytes).map_err(ListError::Refused)?;
@@ -192,31 +194,30 @@ impl<I: Iterator<Item = Result<Got, StoreError>>> Merge<'_, I> {
             return code(self.bank.proof_code.clone(), None, Outcome::Proof);
         }
         let differs = || OutboundError::Differs { row: self.read };
-        let got = self.got.next().ok_or_else(differs)??;
-        if got.ordinal != self.read - 1 {
+        let got = self.got.next().ok_or_else(differs)?.map_err(self.job.disk())?;
+        if i64::try_from(got.ordinal) != Ok(self.read - 1) {
             return Err(differs());
         }
-        match got {
-            Got { reason: Some(reason), .. } if reason == FALLBACK => {
+        match got.code {
+            Err(reason) if reason == FALLBACK => {
                 let what = || format!("`fallback_code` of bank `{}`", self.bank.name);
                 let fallback = self.bank.fallback_code.clone();
                 code(fallback.ok_or_else(|| OutboundError::NotConfigured { what: what() })?, None, Outcome::Fallback)
             }
-            Got { reason: Some(reason), .. } => Ok(Cells::None { reason }),
-            Got { code: Some(got), .. } => {
+            Err(reason) => Ok(Cells::None { reason }),
+            Ok(got) => {
                 let outcome = match got.outcome {
                     None => Outcome::Kept,
                     Some(outcome) => Outcome::from_stored(outcome).ok_or_else(differs)?,
                 };
                 code(got.code, got.end_date, outcome)
             }
-            _ => Err(differs()),
         }
     }
 
     fn finish(mut self) -> Result<Exported, OutboundError> {
         // A list without a header would not have been accepted; a record beyond the list means another list.
-        if self.columns.is_none() || self.got.next().transpose()?.is_some() {
+        if self.columns.is_none() || self.got.next().transpose().map_err(self.job.disk())?.is_some() {
             return Err(OutboundError::Differs { row: self.read + 1 });
         }
         let mut files = Vec::new();

@@ -50,6 +50,7 @@ pub use keyed::KeyedDoors;
 use crate::clock::Clock;
 use crate::config::{LiveSettings, Name, Namespace, Settings};
 use crate::spool::Layout;
+use crate::store::answers::Answers;
 use crate::store::batches::{Claim, ClaimedBatch, Progress};
 use crate::store::{Changed, Store, StoreError};
 
@@ -101,8 +102,8 @@ impl<'a> Job<'a> {
 
 /// What the assign stage came to.
 enum Assigned {
-    /// The batch is assigned; its recipients may still be in a table.
-    Done(Option<crate::store::recipients::Recipients>),
+    /// The batch is assigned; what everyone got, unless it is a proof.
+    Done(Option<Box<Answers>>),
     /// Files that came before the list are still being processed.
     NotYet,
     /// The batch waits.
@@ -207,7 +208,7 @@ impl Outbound {
     /// The stages in order.
     fn run(&self, settings: &Settings, namespace: &Namespace, batch: ClaimedBatch) -> Result<(), OutboundError> {
         let mut job = Job::new(settings, namespace, batch)?;
-        let mut recipients = None;
+        let mut answers = None;
         if job.batch.progress != Progress::Assigned {
             match self.assign(&job)? {
                 Assigned::NotYet => {
@@ -215,13 +216,13 @@ impl Outbound {
                     return Ok(self.store.put_batch_off(job.batch.claim, why, again)?);
                 }
                 Assigned::Waits { reason, compared } => return self.wait(&job, &reason, compared),
-                Assigned::Done(loaded) => recipients = loaded,
+                Assigned::Done(drawn) => answers = drawn,
             }
             fail::fail_point!("outbound-after-assign", |_| std::process::abort());
             job.batch = self.store.claimed_batch(job.batch.claim)?;
         }
         if !self.deliver_recorded(&job)? {
-            let exported = self.export(&job, recipients)?;
+            let exported = self.export(&job, answers)?;
             fail::fail_point!("outbound-after-export", |_| std::process::abort());
             self.deliver(&job, exported)?;
         }

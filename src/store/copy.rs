@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::io::Write;
 
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+
 use super::StoreError;
 
 /// Appends `value` as one column of COPY's text form.
@@ -27,6 +29,30 @@ pub fn write_row(line: u64, text: &str, buffer: &mut Vec<u8>) -> std::io::Result
     escape(text.as_bytes(), buffer);
     buffer.push(b'\n');
     Ok(())
+}
+
+/// Bytes that are handed to a COPY at once: every hand-over is a call into libpq.
+const GATHERED: usize = 64 * 1024;
+
+/// Hands rows to a COPY; `next` appends one, or says that there are no more.
+pub(super) fn gather(
+    sink: &mut dyn Write,
+    mut next: impl FnMut(&mut Vec<u8>) -> Result<bool, StoreError>,
+) -> Result<(), StoreError> {
+    let mut gathered = Vec::with_capacity(GATHERED + 1024);
+    while next(&mut gathered)? {
+        if gathered.len() >= GATHERED {
+            sink.write_all(&gathered).map_err(lost)?;
+            gathered.clear();
+        }
+    }
+    sink.write_all(&gathered).map_err(lost)
+}
+
+/// The sink of a COPY is the connection.
+fn lost(error: std::io::Error) -> StoreError {
+    let information = Box::new(error.to_string());
+    StoreError::Statement(DieselError::DatabaseError(DatabaseErrorKind::ClosedConnection, information))
 }
 
 /// Whoever writes the rows of a COPY, and why it stopped.

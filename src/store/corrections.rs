@@ -4,6 +4,8 @@
 //! redeemed later, or at the same moment: nothing need be noted while redemptions are applied. What was considered is
 //! remembered in the batch's row as a number of redemption uploads, so that a look costs nothing while none has come.
 
+use std::path::Path;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::connection::SimpleConnection as _;
 use diesel::pg::{Pg, PgRowByRowLoadingMode};
@@ -12,9 +14,11 @@ use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
 
 use super::batches::{Claim, ClaimedBatch};
-use super::recipients::Recipients;
+use super::recipients::{Customers, Recipients};
 use super::schema::batch;
 use super::{Store, StoreError};
+use crate::sorter::run::RunRow;
+use crate::sorter::{By, Sorter};
 
 /// For how long after a batch was assigned redemptions are listed, where nobody said when its codes are sent.
 const CORRECTED_FOR: TimeDelta = TimeDelta::hours(24);
@@ -97,7 +101,7 @@ const IN_MEMORY_MOST: usize = 50_000;
 pub enum Redeemed {
     /// All of it, in no order.
     Few(Vec<RedeemedSince>),
-    /// More than should be in memory: to be read with [`Recipients::redeemed_since`].
+    /// More than should be in memory: to be read with [`Store::redeemed_since`].
     Many,
 }
 
@@ -182,30 +186,65 @@ impl Store {
     }
 }
 
-impl Recipients {
-    /// Every code of `batch` that was redeemed in time, for customers of the list and in its order, one row at a time: memory
-    /// stays flat.
+impl Store {
+    /// Every code of `batch` that was redeemed in time, for customers of the list and in its order. What does not fit into
+    /// memory goes to `directory`.
     ///
     /// # Errors
-    /// Any [`StoreError`] of the statement; each item may bring one too.
+    /// Any [`StoreError`] of the statement, or of the disk; each item may bring one too.
     pub fn redeemed_since(
-        &mut self,
+        &self,
         batch: &ClaimedBatch,
-    ) -> Result<impl Iterator<Item = Result<RedeemedSince, StoreError>> + use<'_>, StoreError> {
-        // Found row by row, then joined as a whole: each has plans that would be ruinous for the other.
-        self.connection.transaction(|connection| {
+        mut list: Recipients,
+        directory: &Path,
+    ) -> Result<impl Iterator<Item = Result<RedeemedSince, StoreError>> + use<>, StoreError> {
+        let mut found = Sorter::new(directory, By::Number);
+        self.transaction(|connection| {
             connection.batch_execute(THROUGH_INDEXES)?;
-            let statement = format!("CREATE TEMPORARY TABLE corrected ON COMMIT PRESERVE ROWS AS {REDEEMED_SINCE}");
-            bound(statement, batch).execute(connection)
+            let statement = format!("SELECT x.* FROM ({REDEEMED_SINCE}) x ORDER BY x.customer");
+            let mut redeemed = bound(statement, batch)
+                .load_iter::<RedeemedSince, PgRowByRowLoadingMode>(connection)?
+                .peekable();
+            let mut customers = Customers::default();
+            let mut text = String::new();
+            while list.next_customers(&mut customers)? {
+                Recipients::pair(&customers, &mut redeemed, RedeemedSince::customer, |customer, row| {
+                    if let Some(row) = row {
+                        text.clear();
+                        row.write(&mut text);
+                        found.push(RunRow { number: customer.ordinal, group: 0, text: &text })?;
+                    }
+                    Ok(())
+                })?;
+            }
+            Ok::<_, StoreError>(())
         })?;
-        let rows = diesel::sql_query(
-            "SELECT x.customer, x.code, x.redeemed_at FROM corrected x \
-             JOIN (SELECT p.customer, min(p.ordinal) AS ordinal FROM recipient p GROUP BY p.customer) l \
-                 ON l.customer = x.customer \
-             ORDER BY l.ordinal",
-        )
-        .load_iter::<RedeemedSince, PgRowByRowLoadingMode>(&mut *self.connection)?;
-        Ok(rows.map(|row| row.map_err(StoreError::from)))
+        let mut rows = found.sorted()?;
+        Ok(std::iter::from_fn(move || {
+            let row = rows.next_row().map_err(StoreError::from).transpose()?;
+            Some(row.and_then(|row| RedeemedSince::read(row.text)))
+        }))
+    }
+}
+
+impl RedeemedSince {
+    fn customer(&self) -> &str {
+        &self.customer
+    }
+
+    /// One text of it all. The store's texts have no NUL.
+    fn write(&self, text: &mut String) {
+        let parts = [self.customer.as_str(), "\0", &self.code, "\0", &self.redeemed_at.timestamp_micros().to_string()];
+        parts.iter().for_each(|part| text.push_str(part));
+    }
+
+    fn read(text: &str) -> Result<Self, StoreError> {
+        let mut parts = text.split('\0');
+        let mut part = || parts.next().unwrap_or_default();
+        let (customer, code, at) = (part().to_owned(), part().to_owned(), part());
+        let redeemed_at = at.parse().ok().and_then(DateTime::from_timestamp_micros);
+        let redeemed_at = redeemed_at.ok_or_else(|| StoreError::Missing { what: "a redemption's time".to_owned() })?;
+        Ok(Self { customer, code, redeemed_at })
     }
 }
 

@@ -20,7 +20,7 @@ use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, Text, Time
 use super::citus::is_citus;
 use super::copy::{Rows, escape};
 use super::ledger::undo::bring_back;
-use super::run::{Run, RunRow};
+use crate::sorter::run::{Run, RunRow};
 use super::shelves::Loading;
 use super::{StoreError, Transaction};
 

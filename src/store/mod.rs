@@ -4,6 +4,7 @@
 //! that the store runs unchanged on Citus; counts come from `RETURNING`, never from the affected-row number.
 
 pub mod alerts;
+pub mod answers;
 pub mod banks;
 pub mod batches;
 mod citus;
@@ -13,9 +14,11 @@ pub mod coupons;
 pub mod draw;
 pub mod drops;
 mod health;
-mod held;
+mod hand_out;
+mod holds;
 pub mod ledger;
 pub mod mails;
+mod meets;
 mod namespaces;
 pub mod pickups;
 mod pool;
@@ -26,7 +29,6 @@ pub mod redemptions;
 pub mod refusals;
 pub mod retention;
 pub mod returns;
-pub mod run;
 pub mod schema;
 mod shelves;
 mod statistics;

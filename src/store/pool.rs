@@ -39,6 +39,9 @@ pub enum StoreError {
         /// Its id.
         id: i64,
     },
+    /// Rows that do not fit into memory could not be kept on disk.
+    #[error("keep rows on disk")]
+    Disk(#[from] std::io::Error),
     /// A row that this code relies on is not there.
     #[error("find {what} in the store")]
     Missing {
@@ -59,7 +62,7 @@ impl StoreError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unavailable(_) => true,
+            Self::Unavailable(_) | Self::Disk(_) => true,
             Self::Statement(error) => match error {
                 DieselError::DatabaseError(kind, _) => matches!(
                     kind,

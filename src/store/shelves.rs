@@ -22,7 +22,7 @@ use diesel::sql_types::{BigInt, Bool, Integer};
 use super::citus::is_citus;
 use super::copy::Rows;
 use super::coupons::AddedLot;
-use super::held::Meets;
+use super::meets::Meets;
 use super::{StoreError, Transaction, statistics};
 
 mod loading {
@@ -294,7 +294,7 @@ impl Loading {
         )?;
         if any_redemptions {
             // Few redemptions are gone through beside the codes; of very many, those of the codes are looked up.
-            let (off, met) = match Meets::by(statistics::redemptions(connection)?, codes, true) {
+            let (off, met) = match Meets::by(statistics::redemptions(connection)?, codes) {
                 Meets::Joined => (MERGE, "JOIN redemption AS r ON r.namespace_id = $1 AND r.code = s.code"),
                 Meets::LookedUp => (
                     LOOK_UP,

@@ -18,7 +18,7 @@ use crate::reason::{Finding, Reason};
 use crate::store::Transaction;
 use crate::store::banks::{self, KnownBank, NamespaceLock, NewBank};
 use crate::store::coupons::{self as store, Added, AddedLot, DuplicateCoupon, Intake, NewLot};
-use crate::store::run::{Run, RunRow};
+use crate::sorter::run::{Run, RunRow};
 
 /// A file with more lots than this has its end dates in the wrong column.
 const LOTS_MOST: usize = 1_000;

@@ -16,7 +16,7 @@ use crate::reason::{Finding, Reason};
 use crate::store::Transaction;
 use crate::store::banks::{self, KnownBank, NamespaceLock};
 use crate::store::redemptions::{self as store, Lines, NobodysCodes, RedeemedInLot, RedemptionCounts};
-use crate::store::run::{Run, RunRow};
+use crate::sorter::run::{Run, RunRow};
 use crate::store::uploads;
 
 /// How far back names of a series are looked at.

@@ -115,6 +115,11 @@ impl Run {
         });
     }
 
+    /// Sorts by number.
+    pub fn sort_by_number(&mut self) {
+        self.rows.sort_unstable_by_key(|row| row.number);
+    }
+
     /// Puts the rows of each group together, and keeps their order.
     pub fn gather_groups(&mut self) {
         self.rows.sort_by_key(|row| row.group);
@@ -172,6 +177,12 @@ impl Run {
             }
         }
         sink.write_all(&gathered)
+    }
+
+    /// The row at `index`, from 0, as they lie.
+    #[must_use]
+    pub fn row(&self, index: usize) -> Option<RunRow<'_>> {
+        self.rows.get(index).map(|row| whole(&self.text, row))
     }
 
     /// The rows as they lie.
