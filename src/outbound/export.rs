@@ -19,7 +19,7 @@ use crate::config::Bank;
 use crate::recipients::{ADDED_COLUMNS, Columns, Row};
 use crate::spool::{Prepared, durable};
 use crate::store::answers::{Answers, Got};
-use crate::store::recipients::Recorded;
+use crate::store::recorded::Recorded;
 
 /// Prepared files and what they hold.
 pub(super) struct Exported {

@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 use run::{Run, RunRow};
 pub use tape::{Reading, Tape};
 
+/// So many rows are sorted in memory. A batch has two sorters, and there may be two batches and their corrections at once.
+const ROWS_MOST: usize = 250_000;
+
 /// What rows are sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
@@ -37,7 +40,7 @@ impl Sorter {
     /// A sorter that puts what it has no memory for into `directory`, in files that have no name.
     #[must_use]
     pub fn new(directory: &Path, by: By) -> Self {
-        Self::with(directory, by, Run::default())
+        Self::with(directory, by, Run::of(ROWS_MOST))
     }
 
     fn with(directory: &Path, by: By, run: Run) -> Self {

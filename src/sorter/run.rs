@@ -15,7 +15,7 @@ const TEXT_MOST: usize = 12 << 20;
 #[derive(Debug)]
 pub struct Run {
     rows_most: usize,
-    text: Vec<u8>,
+    text: String,
     rows: Vec<Row>,
     /// Rows that were added, repeats and all.
     added: usize,
@@ -54,24 +54,23 @@ impl Run {
     /// A run of at most so many rows.
     #[must_use]
     pub fn of(rows_most: usize) -> Self {
-        Self { rows_most, text: Vec::new(), rows: Vec::new(), added: 0, shared: 0 }
+        Self { rows_most, text: String::new(), rows: Vec::new(), added: 0, shared: 0 }
     }
 
     /// Adds a row.
     pub fn push(&mut self, row: RunRow<'_>) {
-        let text = row.text.as_bytes();
         self.shared = match self.rows.first() {
-            Some(first) => shared(bytes(&self.text, first), text, self.shared),
-            None => text.len(),
+            Some(first) => shared(bytes(&self.text, first), row.text.as_bytes(), self.shared),
+            None => row.text.len(),
         };
         self.rows.push(Row {
             prefix: 0,
             number: row.number,
             start: self.text.len(),
-            length: u32::try_from(text.len()).unwrap_or(u32::MAX),
+            length: u32::try_from(row.text.len()).unwrap_or(u32::MAX),
             group: row.group,
         });
-        self.text.extend_from_slice(text);
+        self.text.push_str(row.text);
         self.added += 1;
     }
 
@@ -215,14 +214,15 @@ fn fold(code: &[u8]) -> u64 {
     })
 }
 
-/// The text of a row.
-fn bytes<'r>(all: &'r [u8], row: &Row) -> &'r [u8] {
-    all.get(row.start..row.start + row.length as usize).unwrap_or_default()
+/// The text of a row as bytes, which are quicker to compare.
+fn bytes<'r>(all: &'r str, row: &Row) -> &'r [u8] {
+    all.as_bytes().get(row.start..row.start + row.length as usize).unwrap_or_default()
 }
 
-/// The row as it was pushed: as text, so it is some.
-fn whole<'r>(all: &'r [u8], row: &Row) -> RunRow<'r> {
-    RunRow { number: row.number, group: row.group, text: std::str::from_utf8(bytes(all, row)).unwrap_or_default() }
+/// The row as it was pushed.
+fn whole<'r>(all: &'r str, row: &Row) -> RunRow<'r> {
+    let text = all.get(row.start..row.start + row.length as usize).unwrap_or_default();
+    RunRow { number: row.number, group: row.group, text }
 }
 
 #[cfg(test)]

@@ -16,16 +16,82 @@ use super::run::RunRow;
 
 /// So many bytes of rows stay in memory, and make a block on disk.
 pub(super) const IN_MEMORY_MOST: usize = 256 * 1024;
-/// Number, group and length of a row.
-const HEAD: usize = 8 + 4 + 4;
 
 /// Rows that are written one after another.
 #[derive(Debug)]
 pub struct Tape {
     directory: PathBuf,
     sealed: Option<Sealed>,
-    /// The rows behind the last block.
-    tail: Vec<u8>,
+    /// The rows behind the last block on disk.
+    tail: Block,
+}
+
+/// Some rows: their texts as one, so that it is looked at once whether they are text.
+#[derive(Clone, Debug, Default)]
+struct Block {
+    rows: Vec<BlockRow>,
+    text: String,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct BlockRow {
+    number: u64,
+    group: u32,
+    /// Where its text ends.
+    end: u32,
+}
+
+impl Block {
+    const ROW: usize = size_of::<u64>() + 2 * size_of::<u32>();
+
+    fn push(&mut self, row: RunRow<'_>) -> io::Result<()> {
+        self.text.push_str(row.text);
+        let end = u32::try_from(self.text.len()).map_err(io::Error::other)?;
+        self.rows.push(BlockRow { number: row.number, group: row.group, end });
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.text.clear();
+    }
+
+    fn size(&self) -> usize {
+        self.rows.len() * Self::ROW + self.text.len()
+    }
+
+    fn row(&self, index: usize) -> Option<RunRow<'_>> {
+        let row = self.rows.get(index)?;
+        let start = index.checked_sub(1).and_then(|before| self.rows.get(before)).map_or(0, |before| before.end);
+        let text = self.text.get(start as usize..row.end as usize)?;
+        Some(RunRow { number: row.number, group: row.group, text })
+    }
+
+    /// How many rows, the rows, their texts.
+    fn write(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&(self.rows.len() as u64).to_le_bytes());
+        for row in &self.rows {
+            bytes.extend_from_slice(&row.number.to_le_bytes());
+            bytes.extend_from_slice(&row.group.to_le_bytes());
+            bytes.extend_from_slice(&row.end.to_le_bytes());
+        }
+        bytes.extend_from_slice(self.text.as_bytes());
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Option<()> {
+        self.clear();
+        let (count, rest) = bytes.split_first_chunk()?;
+        let count = usize::try_from(u64::from_le_bytes(*count)).ok()?;
+        let (rows, text) = rest.split_at_checked(count.checked_mul(Self::ROW)?)?;
+        for row in rows.chunks_exact(Self::ROW) {
+            let (number, row) = row.split_first_chunk()?;
+            let (group, row) = row.split_first_chunk()?;
+            let (number, group) = (u64::from_le_bytes(*number), u32::from_le_bytes(*group));
+            self.rows.push(BlockRow { number, group, end: u32::from_le_bytes(row.try_into().ok()?) });
+        }
+        self.text.push_str(std::str::from_utf8(text).ok()?);
+        Some(())
+    }
 }
 
 struct Sealed {
@@ -45,7 +111,7 @@ impl Tape {
     /// An empty tape, which makes a file in `directory` once it is too long for memory.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), sealed: None, tail: Vec::new() }
+        Self { directory: directory.to_owned(), sealed: None, tail: Block::default() }
     }
 
     /// Writes a row behind the last.
@@ -53,20 +119,15 @@ impl Tape {
     /// # Errors
     /// What the disk says.
     pub fn write(&mut self, row: RunRow<'_>) -> io::Result<()> {
-        let length = u32::try_from(row.text.len()).map_err(io::Error::other)?;
-        self.tail.extend_from_slice(&row.number.to_le_bytes());
-        self.tail.extend_from_slice(&row.group.to_le_bytes());
-        self.tail.extend_from_slice(&length.to_le_bytes());
-        self.tail.extend_from_slice(row.text.as_bytes());
-        if self.tail.len() >= IN_MEMORY_MOST { self.seal_tail() } else { Ok(()) }
-    }
-
-    fn seal_tail(&mut self) -> io::Result<()> {
+        self.tail.push(row)?;
+        if self.tail.size() < IN_MEMORY_MOST {
+            return Ok(());
+        }
         let sealed = match &mut self.sealed {
             Some(sealed) => sealed,
             none => none.insert(Sealed::create(&self.directory)?),
         };
-        sealed.append(&mut self.tail)?;
+        sealed.append(&self.tail)?;
         self.tail.clear();
         Ok(())
     }
@@ -75,27 +136,29 @@ impl Tape {
 impl Sealed {
     fn create(directory: &Path) -> io::Result<Self> {
         let mut key = [0; 32];
-        rand::fill(&mut key).map_err(cipher)?;
-        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).map_err(cipher)?);
+        rand::fill(&mut key).map_err(damaged)?;
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).map_err(damaged)?);
         Ok(Self { file: tempfile::tempfile_in(directory)?, key, ends: Vec::new() })
     }
 
-    fn append(&mut self, block: &mut Vec<u8>) -> io::Result<()> {
-        self.key.seal_in_place_append_tag(nonce(self.ends.len()), Aad::empty(), block).map_err(cipher)?;
+    fn append(&mut self, block: &Block) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(2 * IN_MEMORY_MOST);
+        block.write(&mut bytes);
+        self.key.seal_in_place_append_tag(nonce(self.ends.len()), Aad::empty(), &mut bytes).map_err(damaged)?;
         let start = self.ends.last().copied().unwrap_or(0);
-        self.file.write_all_at(block, start)?;
-        self.ends.push(start + block.len() as u64);
+        self.file.write_all_at(&bytes, start)?;
+        self.ends.push(start + bytes.len() as u64);
         Ok(())
     }
 
-    /// Reads block `number` into `block`; false when there is none.
-    fn read(&self, number: usize, block: &mut Vec<u8>) -> io::Result<bool> {
+    /// Reads the block with this number, if there is one.
+    fn read(&self, number: usize, bytes: &mut Vec<u8>, block: &mut Block) -> io::Result<bool> {
         let Some(end) = self.ends.get(number) else { return Ok(false) };
         let start = number.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
-        block.resize(usize::try_from(end - start).map_err(io::Error::other)?, 0);
-        self.file.read_exact_at(block, start)?;
-        let length = self.key.open_in_place(nonce(number), Aad::empty(), block).map_err(cipher)?.len();
-        block.truncate(length);
+        bytes.resize(usize::try_from(end - start).map_err(io::Error::other)?, 0);
+        self.file.read_exact_at(bytes, start)?;
+        let opened = self.key.open_in_place(nonce(number), Aad::empty(), bytes).map_err(damaged)?;
+        block.read(opened).ok_or_else(|| damaged(Unspecified))?;
         Ok(true)
     }
 }
@@ -107,17 +170,19 @@ fn nonce(block: usize) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-fn cipher(_: Unspecified) -> io::Error {
+fn damaged(_: Unspecified) -> io::Error {
     io::Error::other("a block of rows on disk is not as it was written")
 }
 
 /// Where somebody is in a tape, from its beginning.
 #[derive(Debug, Default)]
 pub struct Reading {
-    /// How many blocks, and then the tail, were begun.
+    /// How many blocks, the tail being the last, were begun.
     begun: usize,
-    block: Vec<u8>,
-    at: usize,
+    block: Block,
+    /// How many rows of the block were given out.
+    given: usize,
+    bytes: Vec<u8>,
 }
 
 impl Reading {
@@ -126,14 +191,13 @@ impl Reading {
     /// # Errors
     /// What the disk says, also when a block is not as it was written.
     pub fn next_row(&mut self, tape: &Tape) -> io::Result<Option<RunRow<'_>>> {
-        while self.at == self.block.len() {
+        while self.given == self.block.rows.len() {
             if !self.next_block(tape)? {
                 return Ok(None);
             }
         }
-        let (row, behind) = row_at(&self.block, self.at).ok_or_else(|| cipher(Unspecified))?;
-        self.at = behind;
-        Ok(Some(row))
+        self.given += 1;
+        self.block.row(self.given - 1).map(Some).ok_or_else(|| damaged(Unspecified))
     }
 
     fn next_block(&mut self, tape: &Tape) -> io::Result<bool> {
@@ -141,31 +205,17 @@ impl Reading {
         if self.begun > blocks {
             return Ok(false);
         }
-        self.at = 0;
-        match &tape.sealed {
-            Some(sealed) if self.begun < blocks => {
-                sealed.read(self.begun, &mut self.block)?;
-            }
-            _ => {
-                self.block.clear();
-                self.block.extend_from_slice(&tape.tail);
-            }
+        self.given = 0;
+        let is_read = match &tape.sealed {
+            Some(sealed) => sealed.read(self.begun, &mut self.bytes, &mut self.block)?,
+            None => false,
+        };
+        if !is_read {
+            self.block.clone_from(&tape.tail);
         }
         self.begun += 1;
         Ok(true)
     }
-}
-
-/// The row that begins at `at`, and where the next one does.
-fn row_at(block: &[u8], at: usize) -> Option<(RunRow<'_>, usize)> {
-    let rest = block.get(at..)?;
-    let (number, rest) = rest.split_first_chunk()?;
-    let (group, rest) = rest.split_first_chunk()?;
-    let (length, rest) = rest.split_first_chunk()?;
-    let length = u32::from_le_bytes(*length) as usize;
-    let text = std::str::from_utf8(rest.get(..length)?).ok()?;
-    let row = RunRow { number: u64::from_le_bytes(*number), group: u32::from_le_bytes(*group), text };
-    Some((row, at + HEAD + length))
 }
 
 #[cfg(test)]
@@ -203,7 +253,7 @@ mod tests {
     fn as_they_were_written() {
         check(&[], 0);
         check(&[String::new(), "a".to_owned(), "ü".to_owned()], 0);
-        check(&["x".repeat(IN_MEMORY_MOST - HEAD)], 1);
+        check(&["x".repeat(IN_MEMORY_MOST - Block::ROW)], 1);
         check(&["x".repeat(2 * IN_MEMORY_MOST), "last".to_owned()], 1);
         check(&(0..100).map(|row| row.to_string().repeat(5_000)).collect::<Vec<_>>(), 3);
     }

@@ -72,9 +72,10 @@ impl Answering {
         let place = self.places.get(&lot_id).ok_or_else(|| StoreError::Missing { what: format!("lot {lot_id}") })?;
         let outcome = match outcome {
             None => KEPT,
-            Some(outcome) => u32::try_from(outcome).ok().filter(|outcome| (KEPT + 1..NONE).contains(outcome)).ok_or_else(
-                || StoreError::Missing { what: format!("outcome {outcome}") },
-            )?,
+            Some(outcome) => u32::try_from(outcome)
+                .ok()
+                .filter(|outcome| (KEPT + 1..NONE).contains(outcome))
+                .ok_or_else(|| StoreError::Missing { what: format!("outcome {outcome}") })?,
         };
         let group = place << OUTCOME_BITS | outcome;
         Ok(self.rows.push(RunRow { number: ordinal, group, text: code })?)

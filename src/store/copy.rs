@@ -42,15 +42,15 @@ pub(super) fn gather(
     let mut gathered = Vec::with_capacity(GATHERED + 1024);
     while next(&mut gathered)? {
         if gathered.len() >= GATHERED {
-            sink.write_all(&gathered).map_err(lost)?;
+            sink.write_all(&gathered).map_err(|error| lost(&error))?;
             gathered.clear();
         }
     }
-    sink.write_all(&gathered).map_err(lost)
+    sink.write_all(&gathered).map_err(|error| lost(&error))
 }
 
 /// The sink of a COPY is the connection.
-fn lost(error: std::io::Error) -> StoreError {
+fn lost(error: &std::io::Error) -> StoreError {
     let information = Box::new(error.to_string());
     StoreError::Statement(DieselError::DatabaseError(DatabaseErrorKind::ClosedConnection, information))
 }

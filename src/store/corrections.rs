@@ -202,9 +202,8 @@ impl Store {
         self.transaction(|connection| {
             connection.batch_execute(THROUGH_INDEXES)?;
             let statement = format!("SELECT x.* FROM ({REDEEMED_SINCE}) x ORDER BY x.customer");
-            let mut redeemed = bound(statement, batch)
-                .load_iter::<RedeemedSince, PgRowByRowLoadingMode>(connection)?
-                .peekable();
+            let mut redeemed =
+                bound(statement, batch).load_iter::<RedeemedSince, PgRowByRowLoadingMode>(connection)?.peekable();
             let mut customers = Customers::default();
             let mut text = String::new();
             while list.next_customers(&mut customers)? {

@@ -20,9 +20,9 @@ use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, Text, Time
 use super::citus::is_citus;
 use super::copy::{Rows, escape};
 use super::ledger::undo::bring_back;
-use crate::sorter::run::{Run, RunRow};
 use super::shelves::Loading;
 use super::{StoreError, Transaction};
+use crate::sorter::run::{Run, RunRow};
 
 mod staging {
     diesel::table! {

@@ -74,7 +74,8 @@ impl Needs {
         parts: &[Part],
         answering: &mut Answering,
     ) -> Result<(), Stop> {
-        let mut giving = Giving { terms, draw, needs: self, answering, any_redemptions: any_redemptions(connection, terms)? };
+        let mut giving =
+            Giving { terms, draw, needs: self, answering, any_redemptions: any_redemptions(connection, terms)? };
         // What is redeemed is looked up, not joined: the namespace may have redeemed a hundred times the codes of one draw.
         connection.batch_execute(
             "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; \
@@ -270,7 +271,10 @@ impl Giving<'_, '_> {
                 escape(code.code.as_bytes(), text);
                 writeln!(text, "\t{}", code.turn)?;
                 let given = (lot_id, code.code.as_str());
-                waiting.ordinals.iter().try_for_each(|place| self.answering.code(*place, Some(waiting.outcome), given))?;
+                waiting
+                    .ordinals
+                    .iter()
+                    .try_for_each(|place| self.answering.code(*place, Some(waiting.outcome), given))?;
                 Ok(true)
             })
         });

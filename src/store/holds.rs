@@ -50,8 +50,7 @@ impl Hold {
 pub(super) const LOOK_UP: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off; SET LOCAL jit = off";
 const JOIN: &str = "SET LOCAL enable_nestloop = off; SET LOCAL enable_memoize = off; SET LOCAL jit = off; \
                     SET LOCAL work_mem = '128MB'";
-const JOIN_AND_LOOK_UP: &str =
-    "SET LOCAL enable_memoize = off; SET LOCAL jit = off; SET LOCAL work_mem = '128MB'";
+const JOIN_AND_LOOK_UP: &str = "SET LOCAL enable_memoize = off; SET LOCAL jit = off; SET LOCAL work_mem = '128MB'";
 const RESET: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_nestloop = on; SET LOCAL enable_memoize = on";
 
 /// `which`: the customers. Whether redemptions are asked, and how, is `redemptions`. A join as a whole knows no order: it comes

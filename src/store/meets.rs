@@ -20,7 +20,11 @@ const LARGE_LIST: i64 = 10_000;
 impl Meets {
     /// `rows` of the table against `listed` rows of the list.
     pub(super) fn by(rows: i64, listed: i64) -> Self {
-        if listed > LARGE_LIST && rows < listed.saturating_mul(WORTH_LOOKING_UP) { Self::Joined } else { Self::LookedUp }
+        if listed > LARGE_LIST && rows < listed.saturating_mul(WORTH_LOOKING_UP) {
+            Self::Joined
+        } else {
+            Self::LookedUp
+        }
     }
 }
 

@@ -15,10 +15,10 @@ use crate::inbound::kinds::first_row::FirstRow;
 use crate::inbound::tally::{LISTED_MOST, Tally};
 use crate::plaintext::Record;
 use crate::reason::{Finding, Reason};
+use crate::sorter::run::{Run, RunRow};
 use crate::store::Transaction;
 use crate::store::banks::{self, KnownBank, NamespaceLock, NewBank};
 use crate::store::coupons::{self as store, Added, AddedLot, DuplicateCoupon, Intake, NewLot};
-use crate::sorter::run::{Run, RunRow};
 
 /// A file with more lots than this has its end dates in the wrong column.
 const LOTS_MOST: usize = 1_000;

@@ -13,10 +13,10 @@ use crate::inbound::kinds::redemptions::Columns;
 use crate::inbound::series::missed;
 use crate::inbound::tally::{LISTED_MOST, Tally};
 use crate::reason::{Finding, Reason};
+use crate::sorter::run::{Run, RunRow};
 use crate::store::Transaction;
 use crate::store::banks::{self, KnownBank, NamespaceLock};
 use crate::store::redemptions::{self as store, Lines, NobodysCodes, RedeemedInLot, RedemptionCounts};
-use crate::sorter::run::{Run, RunRow};
 use crate::store::uploads;
 
 /// How far back names of a series are looked at.
