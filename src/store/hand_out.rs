@@ -12,11 +12,15 @@ use std::ops::Range;
 use std::path::Path;
 
 use diesel::connection::SimpleConnection as _;
+use diesel::deserialize;
+use diesel::pg::Pg;
 use diesel::prelude::*;
+use diesel::row::NamedRow;
 use diesel::sql_types::{BigInt, Integer, SmallInt, Text};
 
 use super::StoreError;
 use super::answers::Answering;
+use super::by_place::column;
 use super::copy::{Rows, escape, gather};
 use super::draw::{DrawTerms, Stop};
 use super::recipients::Customer;
@@ -144,17 +148,24 @@ impl Places {
 }
 
 /// A code of a queue.
-#[derive(Debug, QueryableByName)]
+#[derive(Debug)]
 struct Code {
     /// Its place in the queue.
-    #[diesel(sql_type = Integer)]
     place: i32,
-    #[diesel(sql_type = Integer)]
     seq: i32,
-    #[diesel(sql_type = SmallInt)]
     turn: i16,
-    #[diesel(sql_type = Text)]
     code: String,
+}
+
+impl QueryableByName<Pg> for Code {
+    fn build<'a>(row: &impl NamedRow<'a, Pg>) -> deserialize::Result<Self> {
+        Ok(Self {
+            place: column::<Integer, _>(row, 0)?,
+            seq: column::<Integer, _>(row, 1)?,
+            turn: column::<SmallInt, _>(row, 2)?,
+            code: column::<Text, _>(row, 3)?,
+        })
+    }
 }
 
 /// The codes of a range of one queue.

@@ -4,10 +4,13 @@
 //! looked up, some thousand customers at a time in the order of the index, so that a bank's age costs a batch nothing.
 
 use diesel::connection::SimpleConnection as _;
-use diesel::pg::PgRowByRowLoadingMode;
+use diesel::deserialize;
+use diesel::pg::{Pg, PgRowByRowLoadingMode};
 use diesel::prelude::*;
+use diesel::row::NamedRow;
 use diesel::sql_types::{Array, Bool, Integer, SmallInt, Text};
 
+use super::by_place::column;
 use super::meets::Meets;
 use super::recipients::{Customer, Customers, Recipients};
 use super::{StoreError, statistics};
@@ -24,20 +27,27 @@ pub(super) struct Scope<'a> {
 }
 
 /// The code that a customer holds.
-#[derive(Clone, Debug, QueryableByName)]
+#[derive(Clone, Debug)]
 pub(super) struct Hold {
-    #[diesel(sql_type = Text)]
     customer: String,
-    #[diesel(sql_type = Integer)]
     pub(super) lot_id: i32,
-    #[diesel(sql_type = Integer)]
     pub(super) draw: i32,
-    #[diesel(sql_type = SmallInt)]
     pub(super) outcome: i16,
-    #[diesel(sql_type = Text)]
     pub(super) code: String,
-    #[diesel(sql_type = Bool)]
     pub(super) redeemed: bool,
+}
+
+impl QueryableByName<Pg> for Hold {
+    fn build<'a>(row: &impl NamedRow<'a, Pg>) -> deserialize::Result<Self> {
+        Ok(Self {
+            customer: column::<Text, _>(row, 0)?,
+            lot_id: column::<Integer, _>(row, 1)?,
+            draw: column::<Integer, _>(row, 2)?,
+            outcome: column::<SmallInt, _>(row, 3)?,
+            code: column::<Text, _>(row, 4)?,
+            redeemed: column::<Bool, _>(row, 5)?,
+        })
+    }
 }
 
 impl Hold {

@@ -7,6 +7,7 @@ pub mod alerts;
 pub mod answers;
 pub mod banks;
 pub mod batches;
+mod by_place;
 mod citus;
 mod copy;
 pub mod corrections;
