@@ -30,7 +30,10 @@ impl Outbound {
             match self.correct_one(settings, namespace, &uncorrected) {
                 // A worker took it over in between: it is looked at again.
                 Ok(()) | Err(OutboundError::Store(StoreError::LeaseLost { .. })) => {}
-                Err(OutboundError::Store(error)) if error.is_transient() => return Err(error),
+                // What ails the store ails the next batch too; what ails this one's files need not.
+                Err(OutboundError::Store(error)) if error.is_transient() && !matches!(error, StoreError::Disk(_)) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::error!(namespace = %namespace.name, batch = claim.id, error, "failed to list a batch's corrections");

@@ -18,7 +18,7 @@ pub enum OutboundError {
     #[error(transparent)]
     Seal(#[from] SealError),
     /// The spool.
-    #[error("write the assignment files of batch {batch}")]
+    #[error("write the files of batch {batch}")]
     Disk {
         /// The batch.
         batch: i64,

@@ -1,7 +1,7 @@
 //! The export stage: the recipients' columns and what each row got, merged in the list's order.
 //!
-//! Two streams of the same length run side by side: the list, opened again, and the record in the store. Memory stays
-//! flat. The files are complete and durable in `.spool/prepared` when this ends; nobody sees them yet.
+//! Two streams of the same length run side by side: the list, opened again, and what everyone got. Memory stays flat. The
+//! files are complete and durable in `.spool/prepared` when this ends; nobody sees them yet.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;

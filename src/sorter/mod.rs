@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use run::{Run, RunRow};
 pub use tape::{Reading, Tape};
@@ -31,9 +31,10 @@ pub enum By {
 #[derive(Debug)]
 pub struct Sorter {
     by: By,
-    directory: PathBuf,
     run: Run,
-    tapes: Vec<Tape>,
+    /// Runs that were sorted, one behind the other, and where each ends.
+    tape: Tape,
+    ends: Vec<usize>,
 }
 
 impl Sorter {
@@ -44,7 +45,7 @@ impl Sorter {
     }
 
     fn with(directory: &Path, by: By, run: Run) -> Self {
-        Self { by, directory: directory.to_owned(), run, tapes: Vec::new() }
+        Self { by, run, tape: Tape::new(directory), ends: Vec::new() }
     }
 
     /// Adds a row.
@@ -54,9 +55,8 @@ impl Sorter {
     pub fn push(&mut self, row: RunRow<'_>) -> io::Result<()> {
         if self.run.is_full() {
             self.sort();
-            let mut tape = Tape::new(&self.directory);
-            self.run.rows().try_for_each(|row| tape.write(row))?;
-            self.tapes.push(tape);
+            self.run.rows().try_for_each(|row| self.tape.write(row))?;
+            self.ends.push(self.tape.cut()?);
             self.run.clear();
         }
         self.run.push(row);
@@ -76,23 +76,25 @@ impl Sorter {
     /// What the disk says.
     pub fn sorted(mut self) -> io::Result<Sorted> {
         self.sort();
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
         let mut sources: Vec<Source> =
-            self.tapes.into_iter().map(|tape| Source::Tape(tape, Reading::default())).collect();
+            starts.zip(&self.ends).map(|(start, end)| Source::Tape(Reading::of(start..*end))).collect();
         sources.push(Source::Run(self.run, 0));
         let mut heads = BinaryHeap::new();
         for (source, rows) in sources.iter_mut().enumerate() {
             let mut head = Head { by: self.by, number: 0, group: 0, text: String::new(), source };
-            if rows.next_into(&mut head)? {
+            if rows.next_into(&self.tape, &mut head)? {
                 heads.push(head);
             }
         }
-        Ok(Sorted { sources, heads, begun: false })
+        Ok(Sorted { tape: self.tape, sources, heads, begun: false })
     }
 }
 
 /// Gives rows in order.
 #[derive(Debug)]
 pub struct Sorted {
+    tape: Tape,
     sources: Vec<Source>,
     /// The next row of each source.
     heads: BinaryHeap<Head>,
@@ -110,7 +112,7 @@ impl Sorted {
             && let Some(mut head) = self.heads.peek_mut()
         {
             let more = match self.sources.get_mut(head.source) {
-                Some(source) => source.next_into(&mut head)?,
+                Some(source) => source.next_into(&self.tape, &mut head)?,
                 None => false,
             };
             if !more {
@@ -124,15 +126,15 @@ impl Sorted {
 
 #[derive(Debug)]
 enum Source {
-    Tape(Tape, Reading),
+    Tape(Reading),
     Run(Run, usize),
 }
 
 impl Source {
     /// False, and `head` as it was, after the last row.
-    fn next_into(&mut self, head: &mut Head) -> io::Result<bool> {
+    fn next_into(&mut self, tape: &Tape, head: &mut Head) -> io::Result<bool> {
         let row = match self {
-            Self::Tape(tape, reading) => reading.next_row(tape)?,
+            Self::Tape(reading) => reading.next_row(tape)?,
             Self::Run(run, at) => {
                 *at += 1;
                 run.row(*at - 1)
@@ -231,8 +233,7 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there() {
         let mut sorter = Sorter::with(Path::new("/nowhere/at/all"), By::Text, Run::of(1));
-        let long = "x".repeat(tape::IN_MEMORY_MOST);
-        assert!(sorter.push(RunRow { number: 0, group: 0, text: &long }).is_ok());
+        assert!(sorter.push(RunRow { number: 0, group: 0, text: "x" }).is_ok());
         let pushed = sorter.push(RunRow { number: 1, group: 0, text: "y" });
         assert_eq!(pushed.unwrap_err().kind(), io::ErrorKind::NotFound);
     }

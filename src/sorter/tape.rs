@@ -1,10 +1,11 @@
-//! Rows as they were written, to be read from the beginning as often as one likes.
+//! Rows as they were written, to be read as often as one likes.
 //!
 //! A few stay in memory. More go to a file that has no name, and is gone with the process, in blocks that are sealed with
 //! AES-256-GCM under a key that is in this process's memory only: what a file brought never rests on disk in the clear.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -14,8 +15,8 @@ use aws_lc_rs::rand;
 
 use super::run::RunRow;
 
-/// So many bytes of rows stay in memory, and make a block on disk.
-pub(super) const IN_MEMORY_MOST: usize = 256 * 1024;
+/// So many bytes of rows make a block on disk; fewer stay in memory. Who merges runs has a block of each.
+pub(super) const BLOCK: usize = 32 * 1024;
 
 /// Rows that are written one after another.
 #[derive(Debug)]
@@ -120,9 +121,19 @@ impl Tape {
     /// What the disk says.
     pub fn write(&mut self, row: RunRow<'_>) -> io::Result<()> {
         self.tail.push(row)?;
-        if self.tail.size() < IN_MEMORY_MOST {
-            return Ok(());
-        }
+        if self.tail.size() < BLOCK { Ok(()) } else { self.seal() }
+    }
+
+    /// Takes what is in memory to disk, so that the next row begins a block. Returns how many there are then.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn cut(&mut self) -> io::Result<usize> {
+        self.seal()?;
+        Ok(self.sealed.as_ref().map_or(0, |sealed| sealed.ends.len()))
+    }
+
+    fn seal(&mut self) -> io::Result<()> {
         let sealed = match &mut self.sealed {
             Some(sealed) => sealed,
             none => none.insert(Sealed::create(&self.directory)?),
@@ -142,7 +153,7 @@ impl Sealed {
     }
 
     fn append(&mut self, block: &Block) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(2 * IN_MEMORY_MOST);
+        let mut bytes = Vec::with_capacity(2 * BLOCK);
         block.write(&mut bytes);
         self.key.seal_in_place_append_tag(nonce(self.ends.len()), Aad::empty(), &mut bytes).map_err(damaged)?;
         let start = self.ends.last().copied().unwrap_or(0);
@@ -174,11 +185,11 @@ fn damaged(_: Unspecified) -> io::Error {
     io::Error::other("a block of rows on disk is not as it was written")
 }
 
-/// Where somebody is in a tape, from its beginning.
-#[derive(Debug, Default)]
+/// Where somebody is in a tape.
+#[derive(Debug)]
 pub struct Reading {
-    /// How many blocks, the tail being the last, were begun.
-    begun: usize,
+    /// The blocks that are not begun; behind the last on disk comes what is in memory.
+    blocks: Range<usize>,
     block: Block,
     /// How many rows of the block were given out.
     given: usize,
@@ -186,35 +197,37 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// At the beginning of a tape.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::of(0..usize::MAX)
+    }
+
+    /// At the beginning of some blocks.
+    #[must_use]
+    pub fn of(blocks: Range<usize>) -> Self {
+        Self { blocks, block: Block::default(), given: 0, bytes: Vec::new() }
+    }
+
     /// The next row of `tape`, which must be the same each time; `None` after the last.
     ///
     /// # Errors
     /// What the disk says, also when a block is not as it was written.
     pub fn next_row(&mut self, tape: &Tape) -> io::Result<Option<RunRow<'_>>> {
         while self.given == self.block.rows.len() {
-            if !self.next_block(tape)? {
-                return Ok(None);
+            let Some(number) = self.blocks.next() else { return Ok(None) };
+            self.given = 0;
+            let is_read = match &tape.sealed {
+                Some(sealed) => sealed.read(number, &mut self.bytes, &mut self.block)?,
+                None => false,
+            };
+            if !is_read {
+                self.block.clone_from(&tape.tail);
+                self.blocks = 0..0;
             }
         }
         self.given += 1;
         self.block.row(self.given - 1).map(Some).ok_or_else(|| damaged(Unspecified))
-    }
-
-    fn next_block(&mut self, tape: &Tape) -> io::Result<bool> {
-        let blocks = tape.sealed.as_ref().map_or(0, |sealed| sealed.ends.len());
-        if self.begun > blocks {
-            return Ok(false);
-        }
-        self.given = 0;
-        let is_read = match &tape.sealed {
-            Some(sealed) => sealed.read(self.begun, &mut self.bytes, &mut self.block)?,
-            None => false,
-        };
-        if !is_read {
-            self.block.clone_from(&tape.tail);
-        }
-        self.begun += 1;
-        Ok(true)
     }
 }
 
@@ -223,7 +236,7 @@ mod tests {
     use super::*;
 
     fn rows(tape: &Tape) -> io::Result<Vec<(u64, u32, String)>> {
-        let (mut reading, mut found) = (Reading::default(), Vec::new());
+        let (mut reading, mut found) = (Reading::all(), Vec::new());
         while let Some(row) = reading.next_row(tape)? {
             found.push((row.number, row.group, row.text.to_owned()));
         }
@@ -253,15 +266,35 @@ mod tests {
     fn as_they_were_written() {
         check(&[], 0);
         check(&[String::new(), "a".to_owned(), "ü".to_owned()], 0);
-        check(&["x".repeat(IN_MEMORY_MOST - Block::ROW)], 1);
-        check(&["x".repeat(2 * IN_MEMORY_MOST), "last".to_owned()], 1);
-        check(&(0..100).map(|row| row.to_string().repeat(5_000)).collect::<Vec<_>>(), 3);
+        check(&["x".repeat(BLOCK - Block::ROW)], 1);
+        check(&["x".repeat(2 * BLOCK), "last".to_owned()], 1);
+        check(&(0..100).map(|row| row.to_string().repeat(BLOCK / 50)).collect::<Vec<_>>(), 3);
+    }
+
+    #[test]
+    fn stretches_begin_where_it_was_cut() {
+        let directory = tempfile::tempdir().unwrap();
+        let texts: Vec<String> = (0..3).map(|row| row.to_string().repeat(BLOCK)).collect();
+        let mut tape = written(directory.path(), &texts);
+        assert_eq!(tape.cut().unwrap(), 4, "an empty one, too");
+        tape.write(RunRow { number: 9, group: 0, text: "x" }).unwrap();
+        assert_eq!(tape.cut().unwrap(), 5);
+        let numbers = |blocks| {
+            let (mut reading, mut found) = (Reading::of(blocks), Vec::new());
+            while let Some(row) = reading.next_row(&tape).unwrap() {
+                found.push(row.number);
+            }
+            found
+        };
+        assert_eq!(numbers(0..2), [0, 1]);
+        assert_eq!(numbers(2..5), [2, 9]);
+        assert!(numbers(5..5).is_empty());
     }
 
     #[test]
     fn on_disk_nothing_can_be_read_and_what_changed_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let tape = written(directory.path(), &["SECRET-CODE".repeat(IN_MEMORY_MOST / 8)]);
+        let tape = written(directory.path(), &["SECRET-CODE".repeat(BLOCK / 8)]);
         let sealed = tape.sealed.as_ref().unwrap();
         let mut on_disk = vec![0; usize::try_from(sealed.ends[0]).unwrap()];
         sealed.file.read_exact_at(&mut on_disk, 0).unwrap();

@@ -1,4 +1,4 @@
-//! COPY into a temporary table: the text form, and errors for callers that know nothing of diesel.
+//! COPY: the text form, and errors for callers that know nothing of diesel.
 
 use std::cell::RefCell;
 use std::io::Write;

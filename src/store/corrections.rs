@@ -14,7 +14,7 @@ use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
 
 use super::batches::{Claim, ClaimedBatch};
-use super::recipients::{Customers, Recipients};
+use super::recipients::{Met, Recipients};
 use super::schema::batch;
 use super::{Store, StoreError};
 use crate::sorter::run::RunRow;
@@ -199,24 +199,19 @@ impl Store {
         directory: &Path,
     ) -> Result<impl Iterator<Item = Result<RedeemedSince, StoreError>> + use<>, StoreError> {
         let mut found = Sorter::new(directory, By::Number);
-        self.transaction(|connection| {
+        self.transaction(|connection| -> Result<(), StoreError> {
             connection.batch_execute(THROUGH_INDEXES)?;
             let statement = format!("SELECT x.* FROM ({REDEEMED_SINCE}) x ORDER BY x.customer");
-            let mut redeemed =
-                bound(statement, batch).load_iter::<RedeemedSince, PgRowByRowLoadingMode>(connection)?.peekable();
-            let mut customers = Customers::default();
+            let redeemed = bound(statement, batch).load_iter::<RedeemedSince, PgRowByRowLoadingMode>(connection)?;
             let mut text = String::new();
-            while list.next_customers(&mut customers)? {
-                Recipients::pair(&customers, &mut redeemed, RedeemedSince::customer, |customer, row| {
-                    if let Some(row) = row {
-                        text.clear();
-                        row.write(&mut text);
-                        found.push(RunRow { number: customer.ordinal, group: 0, text: &text })?;
-                    }
-                    Ok(())
-                })?;
-            }
-            Ok::<_, StoreError>(())
+            list.beside(redeemed, RedeemedSince::customer, |row, met| {
+                if let Met::First(Some(redeemed)) = met {
+                    text.clear();
+                    redeemed.write(&mut text);
+                    found.push(RunRow { number: row.number, group: 0, text: &text })?;
+                }
+                Ok(())
+            })
         })?;
         let mut rows = found.sorted()?;
         Ok(std::iter::from_fn(move || {

@@ -17,9 +17,10 @@ use diesel::prelude::*;
 
 use super::answers::{Answering, Answers};
 use super::batches::{Claim, kept, redemptions_as_of};
-use super::hand_out::Needs;
+use super::hand_out::hand_out;
 use super::holds::{self, Scope};
-use super::recipients::Recipients;
+use super::needs::Needs;
+use super::recipients::{Met, Recipients};
 use super::schema::{bank, batch, lot};
 use super::{Store, StoreError};
 use crate::bank::draw::split;
@@ -141,7 +142,7 @@ fn draw(
     if needed > in_stock && terms.short_reason.is_none() {
         return Err(Stop::Short { need, stock });
     }
-    needs.hand_out(connection, terms, draw, &split(&lots, needed, terms.open_on), &mut answering)?;
+    hand_out(connection, terms, draw, (&needs, &split(&lots, needed, terms.open_on)), &mut answering)?;
     diesel::update(
         bank::table.filter(bank::namespace_id.eq(terms.claim.namespace_id)).filter(bank::id.eq(terms.bank_id)),
     )
@@ -166,21 +167,22 @@ fn decide(
         false => 0,
     };
     let end_dates: HashMap<i32, Option<NaiveDate>> = lots.iter().map(|lot| (lot.id, lot.end_date)).collect();
-    let scope = Scope {
-        namespace_id: terms.claim.namespace_id,
-        bank_id: terms.bank_id,
-        channel: terms.hold_channel,
-        draws: (0, i32::MAX),
-    };
-    holds::of_list(connection, &scope, &mut list, handed_out, |customer, held| {
-        let end_date = |lot_id| end_dates.get(&lot_id).copied().flatten();
-        let judged = held.as_ref().map(|held| Hold { redeemed: held.redeemed, end_date: end_date(held.lot_id) });
-        match (hold::decide(judged, terms.open_on).stored(), held) {
-            (None, Some(held)) => {
-                let code = (held.lot_id, held.code.as_str());
-                customer.ordinals().try_for_each(|place| answering.code(place, None, code))
+    let scope = Scope { namespace_id: terms.claim.namespace_id, bank_id: terms.bank_id, channel: terms.hold_channel };
+    // The code that the customer at hand keeps.
+    let mut kept: Option<(i32, String)> = None;
+    holds::of_list(connection, &scope, &mut list, handed_out, |row, met| {
+        if let Met::First(held) = met {
+            let end_date = |lot_id| end_dates.get(&lot_id).copied().flatten();
+            let judged = held.as_ref().map(|held| Hold { redeemed: held.redeemed, end_date: end_date(held.lot_id) });
+            let outcome = hold::decide(judged, terms.open_on).stored();
+            kept = held.filter(|_| outcome.is_none()).map(|held| (held.lot_id, held.code));
+            if kept.is_none() {
+                return Ok(needs.add(row, outcome.unwrap_or_default())?);
             }
-            (outcome, _) => Ok(needs.add(customer, outcome.unwrap_or_default())?),
+        }
+        match &kept {
+            Some((lot_id, code)) => answering.code(row.number, None, (*lot_id, code)),
+            None => Ok(needs.add_again(row)?),
         }
     })?;
     Ok(needs)

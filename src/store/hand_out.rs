@@ -8,8 +8,6 @@
 //! customers. So both indexes on `assignment` grow in order, which costs a third less than the list's order would.
 
 use std::io::Write;
-use std::ops::Range;
-use std::path::Path;
 
 use diesel::connection::SimpleConnection as _;
 use diesel::deserialize;
@@ -23,128 +21,45 @@ use super::answers::Answering;
 use super::by_place::column;
 use super::copy::{Rows, escape, gather};
 use super::draw::{DrawTerms, Stop};
-use super::recipients::Customer;
+use super::needs::{Needs, Waiting};
 use super::schema::{assignment, lot, redemption, unassigned};
 use crate::bank::draw::Part;
 use crate::bank::stock::Queue;
-use crate::sorter::run::RunRow;
-use crate::sorter::{Reading, Tape};
 
 /// So many places of a queue are read at once.
 const AT_ONCE: i64 = 50_000;
-/// The place in a list behind its last customer.
-const END: u64 = u64::MAX;
 
-/// Which customers need a code, in their order.
-#[derive(Debug)]
-pub(super) struct Needs {
-    /// A row for each customer: where it stands in the list, why it needs a code and how often it stands there again; behind
-    /// it a row for each of those places.
-    tape: Tape,
-    places: Places,
-}
-
-/// The outcome is in the lowest bits of a row's group, above them how many rows of the same customer follow.
-const OUTCOME_BITS: u32 = 3;
-const OUTCOME: u32 = (1 << OUTCOME_BITS) - 1;
-
-impl Needs {
-    /// Nobody. What does not fit into memory goes to `directory`.
-    pub(super) fn new(directory: &Path) -> Self {
-        Self { tape: Tape::new(directory), places: Places::default() }
+/// Takes each part from its lot, moves the lots' counters, and writes the assignments; and writes down who got nothing, so that
+/// a rerun leaves out the same customers.
+pub(super) fn hand_out(
+    connection: &mut PgConnection,
+    terms: &DrawTerms<'_>,
+    draw: i32,
+    (needs, parts): (&Needs, &[Part]),
+    answering: &mut Answering,
+) -> Result<(), Stop> {
+    let ends: Vec<u64> = parts.iter().map(|part| part.served_before + part.take).collect();
+    let left_over = needs.count() - ends.last().copied().unwrap_or(0);
+    let any_redemptions = any_redemptions(connection, terms)?;
+    let mut giving = Giving { terms, draw, waiting: needs.in_line(&ends, answering)?, any_redemptions };
+    // What is redeemed is looked up, not joined: the namespace may have redeemed a hundred times the codes of one draw.
+    connection.batch_execute(
+        "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; \
+         SET LOCAL enable_memoize = off; SET LOCAL jit = off",
+    )?;
+    parts.iter().try_for_each(|part| giving.take(connection, part))?;
+    if let Some(reason) = terms.short_reason.filter(|_| left_over > 0) {
+        giving.leave_over(connection, reason, left_over)?;
     }
-
-    /// Notes a customer, who comes behind those noted before; `outcome`: as stored.
-    pub(super) fn add(&mut self, customer: Customer<'_>, outcome: i16) -> std::io::Result<()> {
-        let again = u32::try_from(customer.again.len()).map_err(std::io::Error::other)?;
-        let group = again << OUTCOME_BITS | u32::from(outcome.unsigned_abs());
-        self.places.add(customer.ordinal);
-        self.tape.write(RunRow { number: customer.ordinal, group, text: customer.id })?;
-        customer.again.iter().try_for_each(|place| self.tape.write(RunRow { number: *place, group: 0, text: "" }))
+    if giving.waiting.advance()? {
+        return Err(Stop::Store(StoreError::Missing { what: "codes for all who need one".to_owned() }));
     }
-
-    /// How many customers.
-    pub(super) fn count(&self) -> u64 {
-        self.places.count
-    }
-
-    /// Takes each part from its lot, moves the lots' counters, and writes the assignments; and writes down who got nothing,
-    /// so that a rerun leaves out the same customers.
-    pub(super) fn hand_out(
-        &self,
-        connection: &mut PgConnection,
-        terms: &DrawTerms<'_>,
-        draw: i32,
-        parts: &[Part],
-        answering: &mut Answering,
-    ) -> Result<(), Stop> {
-        let mut giving =
-            Giving { terms, draw, needs: self, answering, any_redemptions: any_redemptions(connection, terms)? };
-        // What is redeemed is looked up, not joined: the namespace may have redeemed a hundred times the codes of one draw.
-        connection.batch_execute(
-            "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; \
-             SET LOCAL enable_memoize = off; SET LOCAL jit = off",
-        )?;
-        let mut from = 0;
-        for part in parts {
-            let served = part.served_before + part.take;
-            let to = self.place(served)?;
-            giving.take(connection, part, from..to)?;
-            from = to;
-        }
-        let left_over = self.count() - parts.last().map_or(0, |part| part.served_before + part.take);
-        match terms.short_reason.filter(|_| left_over > 0) {
-            Some(reason) => giving.leave_over(connection, reason, from, left_over),
-            None => Ok(()),
-        }
-    }
-
-    /// Where in the list the customer stands who comes behind the first `served` who need a code.
-    fn place(&self, served: u64) -> Result<u64, Stop> {
-        if served == self.count() {
-            return Ok(END);
-        }
-        let missing = || StoreError::Missing { what: "customers who need a code".to_owned() };
-        Ok(self.places.nth(served).ok_or_else(missing)?)
-    }
+    Ok(())
 }
 
 fn any_redemptions(connection: &mut PgConnection, terms: &DrawTerms<'_>) -> QueryResult<bool> {
     let redemptions = redemption::table.filter(redemption::namespace_id.eq(terms.claim.namespace_id));
     diesel::select(diesel::dsl::exists(redemptions)).get_result(connection)
-}
-
-/// Places in a list, one bit each.
-#[derive(Debug, Default)]
-struct Places {
-    words: Vec<u64>,
-    count: u64,
-}
-
-impl Places {
-    fn add(&mut self, place: u64) {
-        let word = usize::try_from(place / 64).unwrap_or(usize::MAX);
-        if self.words.len() <= word {
-            self.words.resize(word + 1, 0);
-        }
-        if let Some(word) = self.words.get_mut(word) {
-            *word |= 1 << (place % 64);
-            self.count += 1;
-        }
-    }
-
-    /// The place that has `before` others before it.
-    fn nth(&self, mut before: u64) -> Option<u64> {
-        for (number, word) in (0..).zip(&self.words) {
-            let here = u64::from(word.count_ones());
-            if before < here {
-                let rest = (0..before).fold(*word, |word, _| word & (word - 1));
-                return Some(number * 64 + u64::from(rest.trailing_zeros()));
-            }
-            before -= here;
-        }
-        None
-    }
 }
 
 /// A code of a queue.
@@ -197,16 +112,14 @@ fn codes(queue: Queue, any_redemptions: bool) -> String {
 struct Giving<'a, 't> {
     terms: &'a DrawTerms<'t>,
     draw: i32,
-    needs: &'a Needs,
-    answering: &'a mut Answering,
+    waiting: Waiting<'a>,
     any_redemptions: bool,
 }
 
 impl Giving<'_, '_> {
-    /// Takes one lot's part for the customers who stand first in the list within `between`, and moves its counters: past
-    /// the last code taken, and down by the redeemed ones passed over.
-    fn take(&mut self, connection: &mut PgConnection, part: &Part, between: Range<u64>) -> Result<(), Stop> {
-        let mut waiting = Waiting::new(self.needs, between);
+    /// Takes one lot's part for the next customers, and moves its counters: past the last code taken, and down by the redeemed
+    /// ones passed over.
+    fn take(&mut self, connection: &mut PgConnection, part: &Part) -> Result<(), Stop> {
         let differs = |found: u64| {
             let (lot, wanted) = (part.lot_id, part.take);
             Stop::Store(StoreError::Missing {
@@ -229,7 +142,7 @@ impl Giving<'_, '_> {
             }
             taken += codes.len() as u64;
             begin = end;
-            self.assign(connection, part.lot_id, &codes, &mut waiting)?;
+            self.assign(connection, part.lot_id, &codes)?;
         }
         if taken != part.take {
             return Err(differs(taken));
@@ -253,13 +166,7 @@ impl Giving<'_, '_> {
     }
 
     /// Gives these codes to the next customers.
-    fn assign(
-        &mut self,
-        connection: &mut PgConnection,
-        lot_id: i32,
-        codes: &[Code],
-        waiting: &mut Waiting<'_>,
-    ) -> Result<(), Stop> {
+    fn assign(&mut self, connection: &mut PgConnection, lot_id: i32, codes: &[Code]) -> Result<(), Stop> {
         if codes.is_empty() {
             return Ok(());
         }
@@ -272,20 +179,16 @@ impl Giving<'_, '_> {
         let rows = Rows::new(|sink: &mut dyn Write| {
             gather(sink, |text| {
                 let Some(code) = codes_left.next() else { return Ok(false) };
-                if !waiting.advance()? {
+                if !self.waiting.advance()? {
                     return Err(StoreError::Missing { what: "customers who need a code".to_owned() });
                 }
                 text.extend_from_slice(front.as_bytes());
-                escape(waiting.customer.as_bytes(), text);
+                escape(self.waiting.customer().as_bytes(), text);
                 text.extend_from_slice(&middle);
-                write!(text, "{}\t{}\t", code.seq, waiting.outcome)?;
+                write!(text, "{}\t{}\t", code.seq, self.waiting.outcome())?;
                 escape(code.code.as_bytes(), text);
                 writeln!(text, "\t{}", code.turn)?;
-                let given = (lot_id, code.code.as_str());
-                waiting
-                    .ordinals
-                    .iter()
-                    .try_for_each(|place| self.answering.code(*place, Some(waiting.outcome), given))?;
+                self.waiting.gets_code(lot_id, &code.code)?;
                 Ok(true)
             })
         });
@@ -301,25 +204,18 @@ impl Giving<'_, '_> {
         Err(Stop::Store(StoreError::Missing { what }))
     }
 
-    /// Writes down that customers from `from` on got nothing.
-    fn leave_over(
-        &mut self,
-        connection: &mut PgConnection,
-        reason: &str,
-        from: u64,
-        expected: u64,
-    ) -> Result<(), Stop> {
-        let mut waiting = Waiting::new(self.needs, from..END);
+    /// Writes down that whoever is left got nothing.
+    fn leave_over(&mut self, connection: &mut PgConnection, reason: &str, expected: u64) -> Result<(), Stop> {
         let front = format!("{}\t{}\t{reason}\t", self.terms.claim.namespace_id, self.terms.claim.id);
         let rows = Rows::new(|sink: &mut dyn Write| {
             gather(sink, |text| {
-                if !waiting.advance()? {
+                if !self.waiting.advance()? {
                     return Ok(false);
                 }
                 text.extend_from_slice(front.as_bytes());
-                escape(waiting.customer.as_bytes(), text);
+                escape(self.waiting.customer().as_bytes(), text);
                 text.push(b'\n');
-                waiting.ordinals.iter().try_for_each(|place| self.answering.nothing(*place, reason))?;
+                self.waiting.gets_nothing(reason)?;
                 Ok(true)
             })
         });
@@ -335,85 +231,5 @@ impl Giving<'_, '_> {
             return Ok(());
         }
         Err(Stop::Store(StoreError::Missing { what: format!("{expected} customers without a code (found {written})") }))
-    }
-}
-
-/// Goes through the customers who need a code and stand first in the list between two places, the second not among them.
-struct Waiting<'n> {
-    tape: &'n Tape,
-    reading: Reading,
-    between: Range<u64>,
-    customer: String,
-    outcome: i16,
-    /// All its places in the list.
-    ordinals: Vec<u64>,
-}
-
-impl<'n> Waiting<'n> {
-    fn new(needs: &'n Needs, between: Range<u64>) -> Self {
-        let reading = Reading::default();
-        Self { tape: &needs.tape, reading, between, customer: String::new(), outcome: 0, ordinals: Vec::new() }
-    }
-
-    /// On to the next customer; false behind the last.
-    fn advance(&mut self) -> Result<bool, StoreError> {
-        while let Some(row) = self.reading.next_row(self.tape)? {
-            let (again, is_mine) = (row.group >> OUTCOME_BITS, self.between.contains(&row.number));
-            self.ordinals.clear();
-            if is_mine {
-                self.customer.clear();
-                self.customer.push_str(row.text);
-                self.outcome = i16::try_from(row.group & OUTCOME).unwrap_or_default();
-                self.ordinals.push(row.number);
-            }
-            for _ in 0..again {
-                let place = self.reading.next_row(self.tape)?.map(|row| row.number);
-                self.ordinals.extend(place.filter(|_| is_mine));
-            }
-            if is_mine {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_in_order() {
-        let mut places = Places::default();
-        let all = [3, 64, 0, 63, 130, 1_000];
-        all.iter().for_each(|place| places.add(*place));
-        let found: Vec<Option<u64>> = (0..7).map(|before| places.nth(before)).collect();
-        assert_eq!(found, [Some(0), Some(3), Some(63), Some(64), Some(130), Some(1_000), None]);
-        assert_eq!(places.count, 6);
-    }
-
-    #[test]
-    fn who_waits_between_two_places() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut needs = Needs::new(directory.path());
-        let customer = |id, ordinal, again| Customer { id, ordinal, again };
-        needs.add(customer("a", 7, &[]), 1).unwrap();
-        needs.add(customer("b", 2, &[3, 9]), 2).unwrap();
-        needs.add(customer("c", 5, &[6]), 3).unwrap();
-        assert_eq!(needs.count(), 3);
-        let found = |between| {
-            let (mut waiting, mut found) = (Waiting::new(&needs, between), Vec::new());
-            while waiting.advance().unwrap() {
-                found.push((waiting.customer.clone(), waiting.outcome, waiting.ordinals.clone()));
-            }
-            found
-        };
-        let (a, b, c) =
-            (("a".to_owned(), 1, vec![7]), ("b".to_owned(), 2, vec![2, 3, 9]), ("c".to_owned(), 3, vec![5, 6]));
-        assert_eq!(found(0..END), [a.clone(), b.clone(), c.clone()]);
-        assert_eq!(found(0..5), [b]);
-        assert_eq!(found(5..7), [c]);
-        assert_eq!(found(7..END), [a]);
-        assert_eq!(found(8..END), []);
     }
 }

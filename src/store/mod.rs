@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod mails;
 mod meets;
 mod namespaces;
+mod needs;
 pub mod pickups;
 mod pool;
 pub mod private;

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use diesel::Connection as _;
 use diesel::pg::PgConnection;
 use diesel::r2d2::{ConnectionManager, HandleError, Pool, PooledConnection};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel::sql_types::Text;
+use diesel::{Connection as _, QueryableByName, RunQueryDsl as _};
 use diesel_migrations::MigrationHarness as _;
 
 use crate::config::Name;
@@ -129,6 +130,17 @@ impl std::fmt::Debug for Store {
     }
 }
 
+fn encoding(connection: &mut PgConnection) -> Result<String, StoreError> {
+    #[derive(QueryableByName)]
+    struct Setting {
+        #[diesel(sql_type = Text)]
+        encoding: String,
+    }
+    let setting: Setting =
+        diesel::sql_query("SELECT current_setting('server_encoding') AS encoding").get_result(connection)?;
+    Ok(setting.encoding)
+}
+
 impl Store {
     /// Connects to the libpq URL or keyword string `url` with at most `connections` connections.
     ///
@@ -181,9 +193,16 @@ impl Store {
     /// Brings the schema up to date. Several daemons may call it at once: one works, the others wait.
     ///
     /// # Errors
-    /// [`StoreError::Migration`] with the migration's own words.
+    /// [`StoreError::Migration`] with the migration's own words, or when the database is not in UTF-8: the daemon relies on the
+    /// order that its bytes have.
     pub fn migrate(&self) -> Result<Vec<String>, StoreError> {
         let mut connection = self.connection()?;
+        let encoding = encoding(&mut connection)?;
+        if encoding != "UTF8" {
+            return Err(StoreError::Migration(format!(
+                "the database is in {encoding}; make one with CREATE DATABASE .. ENCODING 'UTF8' TEMPLATE template0"
+            )));
+        }
         super::namespaces::lock_migrations(&mut connection)?;
         let applied = connection
             .run_pending_migrations(super::MIGRATIONS)

@@ -8,7 +8,7 @@ use std::path::Path;
 use diesel::QueryResult;
 
 use super::StoreError;
-use crate::sorter::run::RunRow;
+use crate::sorter::run::{Run, RunRow};
 use crate::sorter::{By, Sorted, Sorter};
 
 /// Takes a list's customers in its order.
@@ -18,13 +18,11 @@ pub struct Loading {
     listed: u64,
 }
 
-/// A list's customers in byte order.
+/// A list's customers in byte order, those of one customer in the list's.
 #[derive(Debug)]
 pub struct Recipients {
     rows: Sorted,
     listed: u64,
-    /// A row that belongs behind the last customers given out.
-    pending: Option<(String, u64)>,
 }
 
 impl Loading {
@@ -49,86 +47,20 @@ impl Loading {
     /// # Errors
     /// What the disk says.
     pub fn end(self) -> io::Result<Recipients> {
-        Ok(Recipients { rows: self.rows.sorted()?, listed: self.listed, pending: None })
+        Ok(Recipients { rows: self.rows.sorted()?, listed: self.listed })
     }
 }
 
-/// So many customers are looked up at once.
+/// So many rows are looked up at once.
 const AT_ONCE: usize = 10_000;
 
-/// Some customers in byte order, each once.
-#[derive(Debug, Default)]
-pub(super) struct Customers {
-    text: String,
-    rows: Vec<CustomerRow>,
-    /// Where else they stand in the list, customer by customer.
-    again: Vec<u64>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct CustomerRow {
-    end: usize,
-    ordinal: u64,
-    again_end: usize,
-}
-
-/// A customer of a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Customer<'c> {
-    /// The id.
-    pub(super) id: &'c str,
-    /// Where it stands first in the list, from 0.
-    pub(super) ordinal: u64,
-    /// Where it stands again, in order.
-    pub(super) again: &'c [u64],
-}
-
-impl Customer<'_> {
-    /// All its places in the list.
-    pub(super) fn ordinals(&self) -> impl Iterator<Item = u64> {
-        std::iter::once(self.ordinal).chain(self.again.iter().copied())
-    }
-}
-
-impl Customers {
-    fn clear(&mut self) {
-        self.text.clear();
-        self.rows.clear();
-        self.again.clear();
-    }
-
-    fn push(&mut self, id: &str, ordinal: u64) {
-        self.text.push_str(id);
-        self.rows.push(CustomerRow { end: self.text.len(), ordinal, again_end: self.again.len() });
-    }
-
-    fn last(&self) -> &str {
-        let start = self.rows.len().checked_sub(2).and_then(|row| self.rows.get(row)).map_or(0, |row| row.end);
-        self.text.get(start..).unwrap_or_default()
-    }
-
-    fn push_again(&mut self, ordinal: u64) {
-        self.again.push(ordinal);
-        if let Some(row) = self.rows.last_mut() {
-            row.again_end = self.again.len();
-        }
-    }
-
-    /// In order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Customer<'_>> {
-        let (mut start, mut again_start) = (0, 0);
-        self.rows.iter().map(move |row| {
-            let id = self.text.get(start..row.end).unwrap_or_default();
-            let again = self.again.get(again_start..row.again_end).unwrap_or_default();
-            (start, again_start) = (row.end, row.again_end);
-            Customer { id, ordinal: row.ordinal, again }
-        })
-    }
-
-    /// Their ids.
-    pub(super) fn ids(&self) -> Vec<&str> {
-        self.iter().map(|customer| customer.id).collect()
-    }
+/// What the store has for a row of the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Met<R> {
+    /// The customer's first row, and what the store has.
+    First(Option<R>),
+    /// Another row of the customer of the row before.
+    Again,
 }
 
 impl Recipients {
@@ -137,40 +69,99 @@ impl Recipients {
         self.listed
     }
 
-    /// Puts the next customers into `customers`; false after the last.
-    pub(super) fn next_customers(&mut self, customers: &mut Customers) -> io::Result<bool> {
-        customers.clear();
-        if let Some((id, ordinal)) = self.pending.take() {
-            customers.push(&id, ordinal);
-        }
+    /// Goes through the list beside rows of the store, which are in byte order of what `of` gives; what is not of any customer
+    /// is passed over.
+    pub(super) fn beside<R>(
+        &mut self,
+        rows: impl Iterator<Item = QueryResult<R>>,
+        of: fn(&R) -> &str,
+        mut each: impl FnMut(RunRow<'_>, Met<R>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let (mut rows, mut last) = (InOrder::new(rows, of), None);
         while let Some(row) = self.rows.next_row()? {
-            if !customers.rows.is_empty() && row.text == customers.last() {
-                customers.push_again(row.number);
-            } else if customers.rows.len() < AT_ONCE {
-                customers.push(row.text, row.number);
-            } else {
-                self.pending = Some((row.text.to_owned(), row.number));
-                break;
-            }
+            each(row, rows.meet(row.text, &mut last)?)?;
         }
-        Ok(!customers.rows.is_empty())
+        rows.end()
     }
 
-    /// Pairs customers, in their order, with rows of the store that are in the same order: what is not of any of them is
-    /// passed over.
-    pub(super) fn pair<R, I>(
-        customers: &Customers,
-        rows: &mut Peekable<I>,
-        of: impl Fn(&R) -> &str,
-        mut each: impl FnMut(Customer<'_>, Option<R>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError>
-    where
-        I: Iterator<Item = QueryResult<R>>,
-    {
-        for customer in customers.iter() {
-            while rows.next_if(|row| row.as_ref().is_ok_and(|row| of(row) < customer.id)).is_some() {}
-            let row = rows.next_if(|row| row.as_ref().map_or(true, |row| of(row) == customer.id));
-            each(customer, row.transpose()?)?;
+    /// Goes through the list and looks customers up, some thousand at a time: `look_up` gives the rows of the store for some of
+    /// them, in byte order of what `of` gives.
+    pub(super) fn looked_up<R>(
+        &mut self,
+        mut look_up: impl FnMut(&[&str]) -> QueryResult<Vec<R>>,
+        of: fn(&R) -> &str,
+        mut each: impl FnMut(RunRow<'_>, Met<R>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let (mut some, mut last) = (Run::of(AT_ONCE), None);
+        loop {
+            while !some.is_full()
+                && let Some(row) = self.rows.next_row()?
+            {
+                some.push(row);
+            }
+            if some.is_empty() {
+                return Ok(());
+            }
+            let mut customers: Vec<&str> = some.rows().map(|row| row.text).collect();
+            customers.dedup();
+            let mut rows = InOrder::new(look_up(&customers)?.into_iter().map(Ok), of);
+            for row in some.rows() {
+                each(row, rows.meet(row.text, &mut last)?)?;
+            }
+            rows.end()?;
+            some.clear();
+        }
+    }
+}
+
+/// Rows of the store, which must come in byte order: a store that orders text in another way would hide them.
+struct InOrder<R, I: Iterator> {
+    rows: Peekable<I>,
+    of: fn(&R) -> &str,
+    /// What the last row gave.
+    before: String,
+}
+
+impl<R, I: Iterator<Item = QueryResult<R>>> InOrder<R, I> {
+    fn new(rows: I, of: fn(&R) -> &str) -> Self {
+        Self { rows: rows.peekable(), of, before: String::new() }
+    }
+
+    /// What there is for the next row of a list, which is of `customer`; `last` is the customer of the row before.
+    fn meet(&mut self, customer: &str, last: &mut Option<String>) -> Result<Met<R>, StoreError> {
+        match last {
+            Some(last) if last == customer => return Ok(Met::Again),
+            Some(last) => {
+                last.clear();
+                last.push_str(customer);
+            }
+            None => *last = Some(customer.to_owned()),
+        }
+        let of = self.of;
+        while let Some(row) = self.rows.next_if(|row| row.as_ref().map_or(true, |row| of(row) <= customer)) {
+            let row = self.checked(row)?;
+            if of(&row) == customer {
+                return Ok(Met::First(Some(row)));
+            }
+        }
+        Ok(Met::First(None))
+    }
+
+    fn checked(&mut self, row: QueryResult<R>) -> Result<R, StoreError> {
+        let row = row?;
+        let text = (self.of)(&row);
+        if text < self.before.as_str() {
+            return Err(StoreError::Missing { what: "rows in byte order".to_owned() });
+        }
+        self.before.clear();
+        self.before.push_str(text);
+        Ok(row)
+    }
+
+    /// What is left is of nobody; still it must be in order.
+    fn end(mut self) -> Result<(), StoreError> {
+        while let Some(row) = self.rows.next() {
+            self.checked(row)?;
         }
         Ok(())
     }
@@ -180,54 +171,80 @@ impl Recipients {
 mod tests {
     use super::*;
 
-    #[test]
-    fn each_customer_once_with_all_its_places() {
+    type Found = Vec<(u64, String, Met<&'static str>)>;
+
+    fn list(directory: &Path, customers: &[&str]) -> Recipients {
+        let mut loading = Loading::new(directory);
+        customers.iter().for_each(|customer| loading.add(customer).unwrap());
+        loading.end().unwrap()
+    }
+
+    fn beside(customers: &[&str], rows: &[&'static str]) -> Result<Found, StoreError> {
         let directory = tempfile::tempdir().unwrap();
-        let mut loading = Loading::new(directory.path());
-        for row in 0..2 * AT_ONCE + 3 {
-            loading.add(&format!("c{:06}", row % (AT_ONCE + 1))).unwrap();
-        }
-        let mut list = loading.end().unwrap();
-        assert_eq!(list.listed(), 2 * AT_ONCE as u64 + 3);
-        let (mut customers, mut found) = (Customers::default(), Vec::new());
-        let mut sizes = Vec::new();
-        while list.next_customers(&mut customers).unwrap() {
-            sizes.push(customers.iter().count());
-            found.extend(customers.iter().map(|c| (c.id.to_owned(), c.ordinals().collect::<Vec<u64>>())));
-        }
-        assert_eq!(sizes, [AT_ONCE, 1]);
-        let again = AT_ONCE as u64 + 1;
-        let expected: Vec<(String, Vec<u64>)> = (0..again)
-            .map(|place| {
-                let places = [place, place + again, place + 2 * again];
-                (format!("c{place:06}"), places.into_iter().filter(|place| *place < 2 * again + 1).collect())
-            })
-            .collect();
-        assert_eq!(found, expected);
+        let mut found = Vec::new();
+        let rows = rows.iter().map(|row| if *row == "!" { Err(diesel::result::Error::NotFound) } else { Ok(*row) });
+        list(directory.path(), customers).beside(
+            rows,
+            |row| row,
+            |row, met| {
+                found.push((row.number, row.text.to_owned(), met));
+                Ok(())
+            },
+        )?;
+        Ok(found)
     }
 
     #[test]
-    fn rows_of_others_are_passed_over() {
-        let mut customers = Customers::default();
-        for id in ["b", "d", "e"] {
-            customers.push(id, 0);
+    fn the_list_meets_rows_in_order() {
+        let found = beside(&["d", "b", "e", "b", "b"], &["a", "b", "c", "e", "f"]).unwrap();
+        let expected = [
+            (1, "b", Met::First(Some("b"))),
+            (3, "b", Met::Again),
+            (4, "b", Met::Again),
+            (0, "d", Met::First(None)),
+            (2, "e", Met::First(Some("e"))),
+        ];
+        assert_eq!(found, expected.map(|(number, text, met)| (number, text.to_owned(), met)));
+        assert_eq!(beside(&[], &["a"]).unwrap(), []);
+        assert!(matches!(beside(&["b"], &["a", "!"]), Err(StoreError::Statement(_))));
+    }
+
+    /// As from a store that orders text in another way.
+    #[test]
+    fn rows_in_another_order_are_refused() {
+        for rows in [&["z", "a"][..], &["a", "z", "b"], &["c", "b"]] {
+            let found = beside(&["a", "b", "z"], rows);
+            assert!(matches!(found, Err(StoreError::Missing { .. })), "{rows:?}: {found:?}");
         }
-        let mut rows = ["a", "b", "c", "e", "f"].into_iter().map(Ok).peekable();
-        let mut found = Vec::new();
-        Recipients::pair(
-            &customers,
-            &mut rows,
-            |row| row,
-            |customer, row| {
-                found.push((customer.id.to_owned(), row));
-                Ok(())
-            },
-        )
-        .unwrap();
-        let expected = [("b", Some("b")), ("d", None), ("e", Some("e"))];
-        assert_eq!(found, expected.map(|(id, row)| (id.to_owned(), row)));
-        assert_eq!(rows.next(), Some(Ok("f")));
-        let mut broken = [Ok("a"), Err(diesel::result::Error::NotFound)].into_iter().peekable();
-        assert!(Recipients::pair(&customers, &mut broken, |row| row, |_, _| Ok(())).is_err());
+    }
+
+    #[test]
+    fn some_are_looked_up_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let names: Vec<String> = (0..AT_ONCE + 5).map(|row| format!("c{:06}", row / 3)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let (mut asked, mut met) = (Vec::new(), [0, 0]);
+        list(directory.path(), &names)
+            .looked_up(
+                |customers| {
+                    asked.push(customers.len());
+                    Ok(customers.iter().map(|customer| (*customer).to_owned()).collect())
+                },
+                |row: &String| row.as_str(),
+                |row, found| {
+                    match found {
+                        Met::First(found) => {
+                            met[0] += 1;
+                            assert_eq!(found.as_deref(), Some(row.text));
+                        }
+                        Met::Again => met[1] += 1,
+                    }
+                    Ok(())
+                },
+            )
+            .unwrap();
+        // 10,000 rows are 3,334 customers, the last of whom has two rows more behind them.
+        assert_eq!(asked, [3_334, 2]);
+        assert_eq!(met, [3_335, AT_ONCE + 5 - 3_335]);
     }
 }

@@ -5,11 +5,11 @@ use std::path::Path;
 use chrono::NaiveDate;
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Integer, Text};
+use diesel::sql_types::{Array, BigInt, Integer, Nullable, SmallInt, Text};
 
 use super::answers::{Answering, Answers};
-use super::holds::{self, Hold, Scope};
-use super::recipients::{Customers, Recipients};
+use super::holds;
+use super::recipients::{Met, Recipients};
 use super::schema::lot;
 use super::{Store, StoreError};
 
@@ -30,24 +30,51 @@ pub struct Recorded<'a> {
     pub hold_channel: &'a str,
 }
 
+/// What the record has of a customer.
 #[derive(QueryableByName)]
-struct LeftOver {
+struct Row {
     #[diesel(sql_type = Text)]
     customer: String,
-    #[diesel(sql_type = Text)]
-    reason: String,
+    #[diesel(sql_type = Nullable<Integer>)]
+    draw: Option<i32>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    outcome: Option<i16>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    lot_id: Option<i32>,
+    #[diesel(sql_type = Nullable<Text>)]
+    code: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    reason: Option<String>,
 }
 
-const LEFT_OVER: &str = "
-SELECT u.customer, u.reason FROM unassigned u
-WHERE u.namespace_id = $1 AND u.batch_id = $2 AND u.customer = ANY ($3) ORDER BY u.customer";
+impl Row {
+    fn customer(&self) -> &str {
+        &self.customer
+    }
+}
+
+const RECORD: &str = "
+SELECT c.customer, a.draw, a.outcome, a.lot_id, a.code, u.reason
+FROM unnest($7) AS c (customer)
+LEFT JOIN LATERAL (SELECT s.draw, s.outcome, s.lot_id, s.code FROM assignment s
+    WHERE s.namespace_id = $1 AND s.bank_id = $2 AND s.customer = c.customer AND s.channel = $3 AND s.draw BETWEEN $4 AND $5
+    ORDER BY s.draw DESC LIMIT 1) a ON true
+LEFT JOIN LATERAL (SELECT n.reason FROM unassigned n
+    WHERE n.namespace_id = $1 AND n.batch_id = $6 AND n.customer = c.customer OFFSET 0) u ON true
+ORDER BY c.customer COLLATE \"C\"";
+
+/// What a customer got.
+enum Answer {
+    Code { outcome: Option<i16>, lot_id: i32, code: String },
+    Nothing { reason: String },
+}
 
 impl Store {
     /// What everyone on the list got in a batch that is assigned, as its draw gave it. What does not fit into memory goes to
     /// `directory`.
     ///
     /// # Errors
-    /// Any [`StoreError`] of the statements; [`StoreError::Missing`] when the record does not have everyone.
+    /// Any [`StoreError`] of the statements, or of the disk; [`StoreError::Missing`] when the record does not have everyone.
     pub fn recorded(
         &self,
         mut list: Recipients,
@@ -62,42 +89,45 @@ impl Store {
                 .load(connection)?;
             let mut answering = Answering::new(directory);
             answering.know(lots.into_iter());
-            let scope = Scope {
-                namespace_id: recorded.namespace_id,
-                bank_id: recorded.bank_id,
-                channel: recorded.hold_channel,
-                draws: (if recorded.persistent { 0 } else { recorded.draw }, recorded.draw),
-            };
             connection.batch_execute(holds::LOOK_UP)?;
-            let mut customers = Customers::default();
-            while list.next_customers(&mut customers)? {
-                let ids = customers.ids();
-                let left_over: Vec<LeftOver> = diesel::sql_query(LEFT_OVER)
+            let look_up = |customers: &[&str]| {
+                diesel::sql_query(RECORD)
                     .bind::<Integer, _>(recorded.namespace_id)
+                    .bind::<Integer, _>(recorded.bank_id)
+                    .bind::<Text, _>(recorded.hold_channel)
+                    .bind::<Integer, _>(if recorded.persistent { 0 } else { recorded.draw })
+                    .bind::<Integer, _>(recorded.draw)
                     .bind::<BigInt, _>(recorded.batch_id)
-                    .bind::<Array<Text>, _>(&ids)
-                    .load(connection)?;
-                let held = holds::look_up(connection, &scope, &ids, None)?;
-                let mut left_over = left_over.into_iter().map(Ok).peekable();
-                let mut held = held.into_iter().map(Ok).peekable();
-                Recipients::pair(&customers, &mut held, Hold::customer, |customer, hold| {
-                    let reason = left_over.next_if(|row: &QueryResult<LeftOver>| {
-                        row.as_ref().is_ok_and(|row| row.customer == customer.id)
-                    });
-                    match (reason.transpose()?, hold) {
-                        (Some(left_over), _) => {
-                            customer.ordinals().try_for_each(|place| answering.nothing(place, &left_over.reason))
-                        }
-                        (None, Some(hold)) => {
-                            let outcome = Some(hold.outcome).filter(|_| hold.draw == recorded.draw);
-                            let code = (hold.lot_id, hold.code.as_str());
-                            customer.ordinals().try_for_each(|place| answering.code(place, outcome, code))
-                        }
-                        (None, None) => Err(StoreError::Missing { what: "what a recipient got".to_owned() }),
+                    .bind::<Array<Text>, _>(customers)
+                    .load::<Row>(connection)
+            };
+            let mut answer = None;
+            list.looked_up(look_up, Row::customer, |row, met| {
+                if let Met::First(found) = met {
+                    answer = found.and_then(|found| found.answer(recorded.draw));
+                }
+                match &answer {
+                    Some(Answer::Code { outcome, lot_id, code }) => {
+                        answering.code(row.number, *outcome, (*lot_id, code))
                     }
-                })?;
-            }
+                    Some(Answer::Nothing { reason }) => answering.nothing(row.number, reason),
+                    None => Err(StoreError::Missing { what: "what a recipient got".to_owned() }),
+                }
+            })?;
             Ok(answering.end()?)
         })
+    }
+}
+
+impl Row {
+    /// `draw`: the batch's. A code that was held before and is none any more has its reason beside it.
+    fn answer(self, draw: i32) -> Option<Answer> {
+        match (self.reason, self.lot_id, self.code) {
+            (Some(reason), _, _) => Some(Answer::Nothing { reason }),
+            (None, Some(lot_id), Some(code)) => {
+                Some(Answer::Code { outcome: self.outcome.filter(|_| self.draw == Some(draw)), lot_id, code })
+            }
+            _ => None,
+        }
     }
 }

@@ -177,6 +177,15 @@ fn migrate_on_a_url() {
     assert!(err.starts_with("error: failed to "), "{err}");
 }
 
+/// Its order of customers would be another than the daemon's, and codes that are kept would be passed over.
+#[test]
+fn a_store_in_another_encoding_is_refused() {
+    let database = Database::in_encoding("WIN1252");
+    let error = coupond::store::Store::connect(&database.url, 1).unwrap().migrate().unwrap_err().to_string();
+    assert!(error.contains("WIN1252") && error.contains("ENCODING 'UTF8'"), "{error}");
+    assert_eq!(database.tables(), Vec::<String>::new());
+}
+
 #[test]
 fn migrate_and_banks_on_the_private_server() {
     let mut daemon = Daemon::prepare_private(&[("acme", ACME)]);

@@ -51,9 +51,18 @@ impl Database {
 
     /// A fresh one without any table.
     pub fn empty() -> Self {
+        Self::without_tables("STRATEGY wal_log")
+    }
+
+    /// A fresh one that keeps text in this encoding.
+    pub fn in_encoding(encoding: &str) -> Self {
+        Self::without_tables(&format!("ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"))
+    }
+
+    fn without_tables(terms: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("empty_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        admin(&format!("CREATE DATABASE {name} STRATEGY wal_log"));
+        admin(&format!("CREATE DATABASE {name} {terms}"));
         Self { url: url(&name) }
     }
 
