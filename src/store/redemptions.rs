@@ -224,16 +224,19 @@ fn find(connection: &mut Transaction, namespace_id: i32, runs: usize) -> Result<
 }
 
 fn find_in_other_case(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
+    // Each of the namespace's codes of mixed case is looked up here: they may be millions, and so may the file's.
     connection.batch_execute(
-        "CREATE TEMPORARY TABLE variant (written text COLLATE \"C\" NOT NULL, code text COLLATE \"C\" NOT NULL) ON COMMIT DROP",
+        "CREATE TEMPORARY TABLE variant (written text COLLATE \"C\" NOT NULL, code text COLLATE \"C\" NOT NULL) ON COMMIT DROP; \
+         CREATE TEMPORARY TABLE unknown ON COMMIT DROP AS \
+         SELECT f.written, lower(f.written) AS folded FROM found AS f WHERE f.bank_id IS NULL; \
+         CREATE INDEX ON unknown (folded); ANALYZE unknown",
     )?;
     diesel::sql_query(
         // One equality a side: with `IN (upper, lower)` the planner can only compare every code with every other where it
         // takes the namespace for small, and it does so until the next ANALYZE.
         "INSERT INTO variant (written, code) \
          SELECT DISTINCT u.written, c.code FROM \
-             (SELECT written, upper(written) AS folded FROM found WHERE bank_id IS NULL \
-              UNION SELECT written, lower(written) FROM found WHERE bank_id IS NULL) AS u \
+             (SELECT k.written, upper(k.written) AS folded FROM unknown AS k UNION SELECT k.written, k.folded FROM unknown AS k) AS u \
          JOIN coupon AS c ON c.namespace_id = $1 AND c.code = u.folded",
     )
     .bind::<Integer, _>(namespace_id)
@@ -242,7 +245,7 @@ fn find_in_other_case(connection: &mut Transaction, namespace_id: i32) -> Result
         "INSERT INTO variant (written, code) \
          SELECT DISTINCT u.written, c.code FROM lot AS l \
          JOIN coupon AS c ON c.namespace_id = $1 AND c.bank_id = l.bank_id AND c.lot_id = l.id \
-         JOIN found AS u ON lower(u.written) = lower(c.code) AND u.bank_id IS NULL \
+         JOIN unknown AS u ON u.folded = lower(c.code) \
          WHERE l.namespace_id = $1 AND l.letter_case = 'mixed'",
     )
     .bind::<Integer, _>(namespace_id)
