@@ -111,7 +111,7 @@ enum Assigned {
 }
 
 impl Outbound {
-    /// A flow on `store`. It takes three connections at a time.
+    /// A flow on `store`. Each thread that works in it takes two connections at a time.
     #[must_use]
     pub fn new(
         store: Store,

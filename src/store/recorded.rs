@@ -51,6 +51,17 @@ impl Row {
     fn customer(&self) -> &str {
         &self.customer
     }
+
+    /// `draw`: the batch's. A code that was held before and is none any more has its reason beside it.
+    fn answer(self, draw: i32) -> Option<Answer> {
+        match (self.reason, self.lot_id, self.code) {
+            (Some(reason), _, _) => Some(Answer::Nothing { reason }),
+            (None, Some(lot_id), Some(code)) => {
+                Some(Answer::Code { outcome: self.outcome.filter(|_| self.draw == Some(draw)), lot_id, code })
+            }
+            _ => None,
+        }
+    }
 }
 
 const RECORD: &str = "
@@ -116,18 +127,5 @@ impl Store {
             })?;
             Ok(answering.end()?)
         })
-    }
-}
-
-impl Row {
-    /// `draw`: the batch's. A code that was held before and is none any more has its reason beside it.
-    fn answer(self, draw: i32) -> Option<Answer> {
-        match (self.reason, self.lot_id, self.code) {
-            (Some(reason), _, _) => Some(Answer::Nothing { reason }),
-            (None, Some(lot_id), Some(code)) => {
-                Some(Answer::Code { outcome: self.outcome.filter(|_| self.draw == Some(draw)), lot_id, code })
-            }
-            _ => None,
-        }
     }
 }
