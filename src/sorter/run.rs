@@ -2,10 +2,6 @@
 //! batches are dominated by index inserts and by joins on text, and both are cheap in order; a file larger than one run
 //! goes in several, each in order. Pure.
 
-use std::io::{self, Write};
-
-/// Bytes that are handed to a COPY at once: every hand-over is a call into libpq.
-const GATHERED: usize = 64 * 1024;
 /// Rows of one run, if nothing else is said. Two are in memory at a time, in each of two workers.
 const ROWS_MOST: usize = 500_000;
 /// Bytes of text of one run.
@@ -156,26 +152,6 @@ impl Run {
         let count: usize = groups().map(|group| group.len() - 1).sum();
         let first = groups().filter_map(|group| group.get(1)).map(|(_, row)| row.number).min()?;
         Some((count as u64, first))
-    }
-
-    /// Writes the rows as they lie into a COPY; `form` appends one in the form that it takes.
-    ///
-    /// # Errors
-    /// What the sink says.
-    pub fn copy_to(
-        &self,
-        sink: &mut dyn Write,
-        mut form: impl FnMut(RunRow<'_>, &mut Vec<u8>) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let mut gathered = Vec::with_capacity(GATHERED + 1024);
-        for row in self.rows() {
-            form(row, &mut gathered)?;
-            if gathered.len() >= GATHERED {
-                sink.write_all(&gathered)?;
-                gathered.clear();
-            }
-        }
-        sink.write_all(&gathered)
     }
 
     /// The row at `index`, from 0, as they lie.

@@ -6,6 +6,7 @@ use std::io::Write;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::StoreError;
+use crate::sorter::run::{Run, RunRow};
 
 /// Appends `value` as one column of COPY's text form.
 pub(super) fn escape(value: &[u8], buffer: &mut Vec<u8>) {
@@ -47,6 +48,19 @@ pub(super) fn gather(
         }
     }
     sink.write_all(&gathered).map_err(|error| lost(&error))
+}
+
+/// Hands the rows of a run to a COPY, as they lie; `form` appends one in the form that it takes.
+///
+/// # Errors
+/// What `form` says, or that the connection is lost.
+pub fn write_run(
+    run: &Run,
+    sink: &mut dyn Write,
+    mut form: impl FnMut(RunRow<'_>, &mut Vec<u8>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut rows = run.rows();
+    gather(sink, |text| rows.next().map_or(Ok(false), |row| form(row, text).map(|()| true)))
 }
 
 /// The sink of a COPY is the connection.

@@ -18,7 +18,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, Text, Timestamptz};
 
 use super::citus::is_citus;
-use super::copy::{Rows, escape};
+use super::copy::{Rows, escape, write_run};
 use super::ledger::undo::bring_back;
 use super::shelves::Loading;
 use super::{StoreError, Transaction};
@@ -146,7 +146,7 @@ impl Intake {
             }
             None => {
                 self.any_staged = true;
-                stage(connection, |sink| Ok(run.copy_to(sink, staged)?))
+                stage(connection, |sink| Ok(write_run(run, sink, staged)?))
             }
         }
     }
@@ -265,7 +265,7 @@ struct Id {
 }
 
 /// Appends one row as `staged_coupon` takes it.
-fn staged(row: RunRow<'_>, buffer: &mut Vec<u8>) -> io::Result<()> {
+fn staged(row: RunRow<'_>, buffer: &mut Vec<u8>) -> Result<(), StoreError> {
     write!(buffer, "{}\t{}\t", row.group, row.number)?;
     escape(row.text.as_bytes(), buffer);
     buffer.push(b'\n');
@@ -273,11 +273,11 @@ fn staged(row: RunRow<'_>, buffer: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// Writes a run as a shelf takes it: numbered on within each lot.
-fn load(run: &Run, banks: &[i32], lots: &mut [(i32, i32)], sink: &mut dyn Write) -> io::Result<()> {
-    run.copy_to(sink, |row, buffer| {
+fn load(run: &Run, banks: &[i32], lots: &mut [(i32, i32)], sink: &mut dyn Write) -> Result<(), StoreError> {
+    write_run(run, sink, |row, buffer| {
         let key = row.group as usize;
         let (Some(bank), Some((lot, seq))) = (banks.get(key), lots.get_mut(key)) else {
-            return Err(io::Error::other("a row of a lot that there is not"));
+            return Err(StoreError::Missing { what: "the lot of a row".to_owned() });
         };
         write!(buffer, "{bank}\t{lot}\t{seq}\t{}\t", row.number)?;
         *seq += 1;

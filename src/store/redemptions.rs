@@ -17,7 +17,7 @@ use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
 
 use super::citus::is_citus;
 use super::copy::Rows;
-pub use super::copy::write_row;
+pub use super::copy::{write_row, write_run};
 use super::schema::redemption;
 use super::{StoreError, Transaction};
 

@@ -165,7 +165,7 @@ fn next_run(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally, reading: &mut R
 }
 
 fn write(run: &Run, sink: &mut dyn Write) -> Result<(), InboundError> {
-    Ok(run.copy_to(sink, |row, rows| store::write_row(row.number, row.text, rows))?)
+    Ok(store::write_run(run, sink, |row, rows| Ok(store::write_row(row.number, row.text, rows)?))?)
 }
 
 /// Reads rows until the run is full or the file has ended; the good ones go into the run.
