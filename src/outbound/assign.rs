@@ -8,12 +8,12 @@ use super::gate::{self, Freshness};
 use super::{Assigned, Job, ListError, Outbound, OutboundError};
 use crate::bank::{stock, window};
 use crate::config::{Bank, PersistPer, WhenShort};
-use crate::reason::{Finding, Reason};
+use crate::reason::Reason;
 use crate::recipients::Columns;
 use crate::spool::durable;
 use crate::store::batches::Progress;
 use crate::store::draw::{DrawTerms, Drawn};
-use crate::store::recipients::{Loading, Recipients};
+use crate::store::recipients::{Recipients, UnsortedRecipients};
 
 /// What stands in the record of a customer who gets the fallback code instead of one of the bank's.
 pub(super) const FALLBACK: &str = "FALLBACK";
@@ -76,35 +76,40 @@ impl Outbound {
 
     /// Puts the list's customers in order.
     pub(super) fn load(&self, job: &Job<'_>) -> Result<Recipients, OutboundError> {
-        let longest = job.settings.limits.customer_id_bytes;
         let prepared = job.layout.prepared();
         durable::make_directory(&prepared).map_err(job.disk())?;
-        let mut loading = Loading::new(&prepared);
-        let mut columns: Option<Columns> = None;
-        let mut stopped = None;
-        self.read_list(job, &mut |row| {
-            let added = match &columns {
-                None => Columns::read(row, longest).map(|header| columns = Some(header)).map_err(refused),
-                // A row that does not count was rejected, and reported, when the list was accepted.
-                Some(columns) => columns.customer(row).map_or(Ok(()), |id| loading.add(id).map_err(job.disk())),
-            };
-            match added {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    stopped = Some(error);
+        let (mut list, mut added) = (UnsortedRecipients::new(&prepared), Ok(()));
+        self.read_customers(job, &mut |customer| {
+            added = list.add(customer);
+            if added.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        added.and_then(|()| list.end()).map_err(job.disk())
+    }
+
+    /// Calls `each` for the customer of every row of the list that counts, until it breaks. A row that does not was rejected,
+    /// and reported, when the list was accepted.
+    pub(super) fn read_customers(
+        &self,
+        job: &Job<'_>,
+        each: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(), OutboundError> {
+        let longest = job.settings.limits.customer_id_bytes;
+        let (mut columns, mut refused): (Option<Columns>, _) = (None, None);
+        self.read_list(job, &mut |row| match &columns {
+            Some(columns) => columns.customer(row).map_or(ControlFlow::Continue(()), &mut *each),
+            None => match Columns::read(row, longest) {
+                Ok(header) => {
+                    columns = Some(header);
+                    ControlFlow::Continue(())
+                }
+                Err(finding) => {
+                    refused = Some(finding);
                     ControlFlow::Break(())
                 }
-            }
+            },
         })?;
-        match stopped {
-            Some(error) => Err(error),
-            None => loading.end().map_err(job.disk()),
-        }
+        refused.map_or(Ok(()), |finding| Err(ListError::Refused(finding).into()))
     }
-}
-
-fn refused(finding: Finding) -> OutboundError {
-    ListError::Refused(finding).into()
 }
 
 /// When a batch that starts at `now` is sent: a code must be in its window then, not only when it is handed out.

@@ -10,9 +10,8 @@ use std::ops::ControlFlow;
 use chrono::SecondsFormat;
 
 use super::export::OutFile;
-use super::{Job, ListError, Outbound, OutboundError, RARELY};
+use super::{Job, Outbound, OutboundError, RARELY};
 use crate::config::{Namespace, Settings};
-use crate::recipients::Columns;
 use crate::spool::{durable, publish};
 use crate::store::StoreError;
 use crate::store::corrections::{Redeemed, RedeemedSince, Uncorrected};
@@ -80,29 +79,12 @@ impl Outbound {
     fn in_order(&self, job: &Job<'_>, redeemed: Vec<RedeemedSince>) -> Result<Vec<RedeemedSince>, OutboundError> {
         let mut left: HashMap<String, RedeemedSince> =
             redeemed.into_iter().map(|row| (row.customer.clone(), row)).collect();
-        let (mut rows, mut refused) = (Vec::new(), None);
-        let mut columns: Option<Columns> = None;
-        let longest = job.settings.limits.customer_id_bytes;
-        self.read_list(job, &mut |row| match &columns {
-            None => match Columns::read(row, longest) {
-                Ok(header) => {
-                    columns = Some(header);
-                    ControlFlow::Continue(())
-                }
-                Err(finding) => {
-                    refused = Some(finding);
-                    ControlFlow::Break(())
-                }
-            },
-            Some(columns) => {
-                rows.extend(columns.customer(row).ok().and_then(|customer| left.remove(customer)));
-                if left.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            }
+        let mut rows = Vec::new();
+        self.read_customers(job, &mut |customer| {
+            rows.extend(left.remove(customer));
+            if left.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        match refused {
-            Some(finding) => Err(ListError::Refused(finding).into()),
-            None => Ok(rows),
-        }
+        Ok(rows)
     }
 
     /// Writes the rows, which are in the list's order, and publishes the file if it has more of them than `published`. Returns

@@ -13,7 +13,7 @@ use crate::sorter::{By, Sorted, Sorter};
 
 /// Takes a list's customers in its order.
 #[derive(Debug)]
-pub struct Loading {
+pub struct UnsortedRecipients {
     rows: Sorter,
     listed: u64,
 }
@@ -25,7 +25,7 @@ pub struct Recipients {
     listed: u64,
 }
 
-impl Loading {
+impl UnsortedRecipients {
     /// An empty list. What does not fit into memory goes to `directory`.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
@@ -151,7 +151,7 @@ impl<R, I: Iterator<Item = QueryResult<R>>> InOrder<R, I> {
         let row = row?;
         let text = (self.of)(&row);
         if text < self.before.as_str() {
-            return Err(StoreError::Missing { what: "rows in byte order".to_owned() });
+            return Err(StoreError::Missing { what: "customers in byte order (is the database in UTF-8?)".to_owned() });
         }
         self.before.clear();
         self.before.push_str(text);
@@ -174,7 +174,7 @@ mod tests {
     type Found = Vec<(u64, String, Met<&'static str>)>;
 
     fn list(directory: &Path, customers: &[&str]) -> Recipients {
-        let mut loading = Loading::new(directory);
+        let mut loading = UnsortedRecipients::new(directory);
         customers.iter().for_each(|customer| loading.add(customer).unwrap());
         loading.end().unwrap()
     }

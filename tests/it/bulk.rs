@@ -11,7 +11,7 @@ use coupond::store::StoreError;
 use coupond::store::batches::Claim;
 use coupond::store::draw::{DrawTerms, Drawn};
 use coupond::store::ledger::batches::BatchFilter;
-use coupond::store::recipients::Loading;
+use coupond::store::recipients::UnsortedRecipients;
 use coupond::store::recorded::Recorded;
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
@@ -639,7 +639,7 @@ fn a_draw_leaves_nothing_behind() {
     };
     let scratch = tempfile::tempdir().unwrap();
     for ending in 0..4 {
-        let mut list = Loading::new(scratch.path());
+        let mut list = UnsortedRecipients::new(scratch.path());
         for customer in 0..CUSTOMERS {
             list.add(&format!("c{}", customer / 2)).unwrap();
         }
