@@ -147,15 +147,15 @@ impl Tape {
 impl Sealed {
     fn create(directory: &Path) -> io::Result<Self> {
         let mut key = [0; 32];
-        rand::fill(&mut key).map_err(damaged)?;
-        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).map_err(damaged)?);
+        rand::fill(&mut key).map_err(no_cipher)?;
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).map_err(no_cipher)?);
         Ok(Self { file: tempfile::tempfile_in(directory)?, key, ends: Vec::new() })
     }
 
     fn append(&mut self, block: &Block) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(2 * BLOCK);
         block.write(&mut bytes);
-        self.key.seal_in_place_append_tag(nonce(self.ends.len()), Aad::empty(), &mut bytes).map_err(damaged)?;
+        self.key.seal_in_place_append_tag(nonce(self.ends.len()), Aad::empty(), &mut bytes).map_err(no_cipher)?;
         let start = self.ends.last().copied().unwrap_or(0);
         self.file.write_all_at(&bytes, start)?;
         self.ends.push(start + bytes.len() as u64);
@@ -181,8 +181,12 @@ fn nonce(block: usize) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
+fn no_cipher(_: Unspecified) -> io::Error {
+    io::Error::other("rows that go to disk could not be encrypted")
+}
+
 fn damaged(_: Unspecified) -> io::Error {
-    io::Error::other("a block of rows on disk is not as it was written")
+    io::Error::other("rows read back from disk are not as they were written; is the disk sound?")
 }
 
 /// Where somebody is in a tape.

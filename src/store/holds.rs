@@ -102,7 +102,6 @@ pub(super) fn of_list(
         return list.beside(std::iter::empty(), Hold::customer, each);
     }
     let listed = i64::try_from(list.listed()).unwrap_or(i64::MAX);
-    let redeemed = statistics::redemptions(connection)?;
     if Meets::by(handed_out, listed) == Meets::LookedUp {
         connection.batch_execute(LOOK_UP)?;
         let look_up = |customers: &[&str]| {
@@ -115,7 +114,7 @@ pub(super) fn of_list(
         };
         list.looked_up(look_up, Hold::customer, each)?;
     } else {
-        let redemptions = Meets::by(redeemed, listed);
+        let redemptions = Meets::by(statistics::redemptions(connection)?, listed);
         connection.batch_execute(if redemptions == Meets::Joined { JOIN } else { JOIN_AND_LOOK_UP })?;
         let held = diesel::sql_query(joined(redemptions))
             .bind::<Integer, _>(scope.namespace_id)

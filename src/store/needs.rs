@@ -12,11 +12,11 @@ use crate::sorter::{By, Reading, Sorted, Sorter, Tape};
 /// The customers who need a code, in byte order.
 #[derive(Debug)]
 pub(super) struct Needs {
-    /// A row for each of their rows in the list: its number is the place there, its group the outcome, as stored, in a
+    /// A row for each of their rows in the list: its number is the ordinal there, its group the outcome, as stored, in a
     /// customer's first row, and [`AGAIN`] in the others.
     tape: Tape,
     /// Where in the list each of them stands first.
-    places: Places,
+    ordinals: Ordinals,
     directory: PathBuf,
 }
 
@@ -26,12 +26,12 @@ const AGAIN: u32 = 0;
 impl Needs {
     /// Nobody. What does not fit into memory goes to `directory`.
     pub(super) fn new(directory: &Path) -> Self {
-        Self { tape: Tape::new(directory), places: Places::default(), directory: directory.to_owned() }
+        Self { tape: Tape::new(directory), ordinals: Ordinals::default(), directory: directory.to_owned() }
     }
 
     /// Notes a customer by its first row in the list, which comes behind those noted before; `outcome`: as stored.
     pub(super) fn add(&mut self, row: RunRow<'_>, outcome: i16) -> io::Result<()> {
-        self.places.add(row.number);
+        self.ordinals.add(row.number);
         self.tape.write(RunRow { group: u32::from(outcome.unsigned_abs()), ..row })
     }
 
@@ -42,7 +42,7 @@ impl Needs {
 
     /// How many customers.
     pub(super) fn count(&self) -> u64 {
-        self.places.count
+        self.ordinals.count
     }
 
     /// The customers as they are served: part by part, which follows from the list's order; within a part in byte order.
@@ -50,14 +50,14 @@ impl Needs {
     pub(super) fn in_line<'a>(&'a self, ends: &[u64], answering: &'a mut Answering) -> Result<Waiting<'a>, StoreError> {
         let missing = || StoreError::Missing { what: "customers who need a code".to_owned() };
         let begins = ends.iter().filter(|end| **end < self.count());
-        let begins = begins.map(|end| self.places.nth(*end).ok_or_else(missing)).collect::<Result<Vec<u64>, _>>()?;
+        let begins = begins.map(|end| self.ordinals.nth(*end).ok_or_else(missing)).collect::<Result<Vec<u64>, _>>()?;
         let line = if begins.is_empty() {
             Line::Tape(&self.tape, Reading::all())
         } else {
             Line::Parts(self.by_part(&begins)?)
         };
-        let (customer, place, outcome) = (String::new(), 0, 0);
-        Ok(Waiting { line, answering, customer, place, outcome, given: Given::Nobody })
+        let (customer, ordinal, outcome) = (String::new(), 0, 0);
+        Ok(Waiting { line, answering, customer, ordinal, outcome, given: Given::Nobody })
     }
 
     /// Sorted by part first. `begins`: where in the list each part but the first begins.
@@ -79,26 +79,26 @@ impl Needs {
 /// So many digits of the part's number stand in front of a customer, so that rows are sorted by it.
 const PART_DIGITS: usize = 10;
 
-/// Places in a list, one bit each.
+/// Ordinals of a list, one bit each.
 #[derive(Debug, Default)]
-struct Places {
+struct Ordinals {
     words: Vec<u64>,
     count: u64,
 }
 
-impl Places {
-    fn add(&mut self, place: u64) {
-        let word = usize::try_from(place / 64).unwrap_or(usize::MAX);
+impl Ordinals {
+    fn add(&mut self, ordinal: u64) {
+        let word = usize::try_from(ordinal / 64).unwrap_or(usize::MAX);
         if self.words.len() <= word {
             self.words.resize(word + 1, 0);
         }
         if let Some(word) = self.words.get_mut(word) {
-            *word |= 1 << (place % 64);
+            *word |= 1 << (ordinal % 64);
             self.count += 1;
         }
     }
 
-    /// The place that has `before` others before it.
+    /// The ordinal that has `before` others before it.
     fn nth(&self, mut before: u64) -> Option<u64> {
         for (number, word) in (0..).zip(&self.words) {
             let here = u64::from(word.count_ones());
@@ -117,7 +117,7 @@ pub(super) struct Waiting<'a> {
     line: Line<'a>,
     answering: &'a mut Answering,
     customer: String,
-    place: u64,
+    ordinal: u64,
     outcome: i16,
     given: Given,
 }
@@ -144,7 +144,7 @@ impl Waiting<'_> {
                 Line::Parts(rows) => (rows.next_row()?, PART_DIGITS),
             };
             let Some(row) = row else { return Ok(false) };
-            self.place = row.number;
+            self.ordinal = row.number;
             if row.group != AGAIN {
                 self.customer.clear();
                 self.customer.push_str(row.text.get(digits..).unwrap_or_default());
@@ -179,8 +179,8 @@ impl Waiting<'_> {
 
     fn answer(&mut self) -> Result<(), StoreError> {
         match &self.given {
-            Given::Code { lot_id, code } => self.answering.code(self.place, Some(self.outcome), (*lot_id, code)),
-            Given::Nothing { reason } => self.answering.nothing(self.place, reason),
+            Given::Code { lot_id, code } => self.answering.code(self.ordinal, Some(self.outcome), (*lot_id, code)),
+            Given::Nothing { reason } => self.answering.nothing(self.ordinal, reason),
             Given::Nobody => Err(StoreError::Missing { what: "a customer's first row".to_owned() }),
         }
     }
@@ -191,13 +191,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_in_order() {
-        let mut places = Places::default();
+    fn ordinals_in_order() {
+        let mut ordinals = Ordinals::default();
         let all = [3, 64, 0, 63, 130, 1_000];
-        all.iter().for_each(|place| places.add(*place));
-        let found: Vec<Option<u64>> = (0..7).map(|before| places.nth(before)).collect();
+        all.iter().for_each(|ordinal| ordinals.add(*ordinal));
+        let found: Vec<Option<u64>> = (0..7).map(|before| ordinals.nth(before)).collect();
         assert_eq!(found, [Some(0), Some(3), Some(63), Some(64), Some(130), Some(1_000), None]);
-        assert_eq!(places.count, 6);
+        assert_eq!(ordinals.count, 6);
     }
 
     /// In the list: d, b, a, b, c, a, a.
