@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
-use sha2::{Digest as _, Sha256};
 
 use super::feed::{Feed, Memory};
 use super::kinds::{Alert, Change, LowStock, Severity};
@@ -20,6 +19,7 @@ use super::{certificates, forecast, ladder, lapse, template, wording};
 use crate::bank::window;
 use crate::clock::Clock;
 use crate::config::{Audience, LiveSettings, MailSettings, Namespace};
+use crate::digest::{Sha256, hexadecimal};
 use crate::store::alerts::{self, LevelChange, Remembered};
 use crate::store::banks::Stock;
 use crate::store::mails::{self, NewMail};
@@ -245,12 +245,12 @@ impl Look<'_> {
 
     /// Not made of ids: a new store counts from 1 again, and servers drop what they take for a copy.
     fn message_id(&self, mail: &MailSettings, key: &str, recipient: &str) -> String {
-        let mut hash = Sha256::new();
+        let mut hash = Sha256::default();
         for part in [self.namespace.name.as_str(), key, recipient, &self.now.to_rfc3339()] {
             hash.update(part.as_bytes());
-            hash.update([0]);
+            hash.update(&[0]);
         }
-        let id: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let id: String = hexadecimal(&hash.finish()).chars().take(32).collect();
         let domain = mail.from.rsplit('@').next().unwrap_or_default().trim_end_matches('>');
         format!("<{id}@{domain}>")
     }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::Work;
 use super::apply::{BankEffect, Effect, Suspicion};
 use super::tally::{Counted, RejectedRow, RowCounts, Warning};
+use crate::digest::hexadecimal;
 use crate::reason::Finding;
 use crate::spool::Kind;
 use crate::store::uploads::Verdict;
@@ -130,7 +131,7 @@ pub fn render(
         campaign: target.filter(|_| recipients),
         name: &work.claimed.name,
         dry_run: work.claimed.dry_run,
-        sha256: content.map(|content| hex(&content.sha256)),
+        sha256: content.map(|content| hexadecimal(&content.sha256)),
         bytes: work.claimed.bytes,
         plaintext_bytes: content.map(|content| content.bytes),
         header: columns.as_ref().map(|columns| !columns.is_empty()),
@@ -162,12 +163,4 @@ pub fn columns(report: Option<&str>) -> Option<Vec<String>> {
 
 fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -11,11 +11,11 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use chrono::{DateTime, Utc};
-use sha2::{Digest, Sha256};
 
 use super::layers::{Fault, Layer, Peeled, READ_BYTES, peel};
 use super::{Chunks, OpenError};
 use crate::config::{Limits, Require};
+use crate::digest::Sha256;
 use crate::openpgp::{Certificate, Keyring};
 use crate::reason::{Finding, Reason};
 
@@ -131,7 +131,7 @@ fn hand_out(
     sender: &SyncSender<Message>,
 ) -> Result<Option<Summary>, OpenError> {
     let mut peeled = peel(file, terms, fault)?;
-    let mut hash = Sha256::new();
+    let mut hash = Sha256::default();
     let mut plaintext_bytes = 0;
     loop {
         let chunk = next(&mut peeled, fault)?;
@@ -150,7 +150,7 @@ fn hand_out(
         return Err(error);
     }
     let signed_by = peeled.signed_by();
-    Ok(Some(Summary { sha256: hash.finalize().into(), plaintext_bytes, layers: fault.layers(), signed_by }))
+    Ok(Some(Summary { sha256: hash.finish(), plaintext_bytes, layers: fault.layers(), signed_by }))
 }
 
 /// A full chunk, or what is left; empty at the end.

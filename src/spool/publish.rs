@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read as _, Write};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
+use crate::digest::{Sha256, hexadecimal};
 
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Prepared {
     /// # Errors
     /// Those of the file system.
     pub fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: BufWriter::with_capacity(256 * 1024, File::create(path)?), hash: Sha256::new(), bytes: 0 })
+        Ok(Self { file: BufWriter::with_capacity(256 * 1024, File::create(path)?), hash: Sha256::default(), bytes: 0 })
     }
 
     /// Makes the file durable.
@@ -42,7 +42,7 @@ impl Prepared {
     pub fn finish(self) -> io::Result<Content> {
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
-        Ok(Content { sha256: hexadecimal(&self.hash.finalize()), bytes: self.bytes })
+        Ok(Content { sha256: hexadecimal(&self.hash.finish()), bytes: self.bytes })
     }
 }
 
@@ -82,21 +82,17 @@ pub fn content_of(path: &Path) -> io::Result<Option<Content>> {
         Err(error) => return Err(error),
     };
     let mut file = BufReader::new(file);
-    let mut hash = Sha256::new();
+    let mut hash = Sha256::default();
     let mut bytes = 0;
     let mut buffer = vec![0; 256 * 1024];
     loop {
         let read = file.read(&mut buffer)?;
         if read == 0 {
-            return Ok(Some(Content { sha256: hexadecimal(&hash.finalize()), bytes }));
+            return Ok(Some(Content { sha256: hexadecimal(&hash.finish()), bytes }));
         }
         hash.update(buffer.get(..read).unwrap_or_default());
         bytes += read as u64;
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
