@@ -134,6 +134,7 @@ fn read(configuration: &Path, file: &Path) -> anyhow::Result<(u64, String)> {
         signers: Arc::from([]),
         limits: settings.limits,
         now: Clock::system().now(),
+        asks_sha256: true,
     };
     let row_bytes = terms.limits.row_bytes;
     let plaintext = coupond::plaintext::open(std::fs::File::open(file)?, terms);
@@ -144,5 +145,6 @@ fn read(configuration: &Path, file: &Path) -> anyhow::Result<(u64, String)> {
         rows += 1;
     }
     let summary = reader.source().summary().context("no summary")?;
-    Ok((rows, summary.sha256.iter().map(|byte| format!("{byte:02x}")).collect()))
+    let sha256 = summary.sha256.context("no hash")?;
+    Ok((rows, sha256.iter().map(|byte| format!("{byte:02x}")).collect()))
 }

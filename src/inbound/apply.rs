@@ -125,14 +125,14 @@ fn warn_of_extension(work: &Work<'_>, rows: &Rows, tally: &mut Tally) {
 
 /// Stops when the same content was applied at the same place before.
 fn stop_if_repeated(transaction: &mut Transaction, work: &Work<'_>, rows: &Rows) -> Result<(), InboundError> {
-    let Some(summary) = rows.source().summary() else {
+    let Some(sha256) = rows.source().summary().and_then(|summary| summary.sha256) else {
         return Err(StoreError::Missing { what: "the end of the file".to_owned() }.into());
     };
     // A repeated recipients list is a new batch from the next day on.
     let returns_batch = work.file_name.not_sent;
     let list = work.place.kind == Kind::Recipients && returns_batch.is_none();
     let on = list.then_some(work.claimed.business_date);
-    match uploads::repeated(transaction, work.claimed, &summary.sha256, on, returns_batch)? {
+    match uploads::repeated(transaction, work.claimed, &sha256, on, returns_batch)? {
         Some(earlier) => Err(InboundError::Repeat(earlier)),
         None => Ok(()),
     }

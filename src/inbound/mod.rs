@@ -241,6 +241,7 @@ impl Inbound {
             signers: signers.into(),
             limits: work.limits.clone(),
             now: work.now,
+            asks_sha256: true,
         };
         let columns = || match work.file_name.rejects_of {
             Some(earlier) => {
@@ -332,7 +333,8 @@ fn stopped(work: &Work<'_>, error: InboundError) -> Result<Ending, RetryCause> {
 }
 
 fn content(rows: &Rows) -> Option<Content> {
-    rows.source().summary().map(|summary| Content { sha256: summary.sha256, bytes: summary.plaintext_bytes })
+    let summary = rows.source().summary()?;
+    Some(Content { sha256: summary.sha256?, bytes: summary.plaintext_bytes })
 }
 
 fn write_report(

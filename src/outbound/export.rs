@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::NaiveDate;
 
+use super::ahead::ahead;
 use super::assign::FALLBACK;
 use super::doors::{Seal, SealError, Sealed};
 use super::manifest::{ListedFile, Rows};
@@ -92,7 +93,7 @@ impl Outbound {
                 Box::new(self.store.recorded(self.load(job)?, &recorded, &job.layout.prepared())?)
             }
         };
-        self.merge(job, seal.as_deref(), answers)
+        self.merge(job, seal.as_deref(), ahead(answers).map_err(job.disk())?)
     }
 
     /// What the campaign's files are encrypted with, if they are.

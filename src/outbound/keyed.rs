@@ -38,6 +38,7 @@ impl Lists for KeyedDoors {
             signers: Arc::from([]),
             limits: settings.limits.clone(),
             now: self.clock.now(),
+            asks_sha256: false,
         };
         let file = std::fs::File::open(file).map_err(ListError::Disk)?;
         let mut rows = RecordReader::new(plaintext::open(file, terms), settings.limits.row_bytes);

@@ -323,7 +323,14 @@ pub(super) mod tests {
         file.write_all(bytes).unwrap();
         file.rewind().unwrap();
         let keyring = Keyring::load_or_create(&[], state.path(), now).unwrap();
-        let terms = Terms { keyring: Arc::new(keyring), require, signers: [].into(), limits: limits(80 << 20, 3), now };
+        let terms = Terms {
+            keyring: Arc::new(keyring),
+            require,
+            signers: [].into(),
+            limits: limits(80 << 20, 3),
+            now,
+            asks_sha256: true,
+        };
         let mut plaintext = open(file, terms);
         let mut whole = Vec::new();
         let found = loop {

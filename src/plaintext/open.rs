@@ -39,13 +39,15 @@ pub struct Terms {
     pub limits: Limits,
     /// The instant at which signers are judged.
     pub now: DateTime<Utc>,
+    /// Whether the SHA-256 of the plaintext is asked for; of a list that is read again it is known.
+    pub asks_sha256: bool,
 }
 
 /// What is known once the whole file verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// SHA-256 of the plaintext.
-    pub sha256: [u8; 32],
+    /// SHA-256 of the plaintext, where the terms ask for it.
+    pub sha256: Option<[u8; 32]>,
     /// Bytes of plaintext.
     pub plaintext_bytes: u64,
     /// The layers, outermost first.
@@ -131,7 +133,7 @@ fn hand_out(
     sender: &SyncSender<Message>,
 ) -> Result<Option<Summary>, OpenError> {
     let mut peeled = peel(file, terms, fault)?;
-    let mut hash = Sha256::default();
+    let mut hash = terms.asks_sha256.then(Sha256::default);
     let mut plaintext_bytes = 0;
     loop {
         let chunk = next(&mut peeled, fault)?;
@@ -140,7 +142,9 @@ fn hand_out(
         }
         plaintext_bytes += chunk.len() as u64;
         within_limits(plaintext_bytes, fault.bytes_read(), &terms.limits)?;
-        hash.update(&chunk);
+        if let Some(hash) = &mut hash {
+            hash.update(&chunk);
+        }
         if sender.send(Message::Chunk(chunk)).is_err() {
             return Ok(None);
         }
@@ -150,7 +154,7 @@ fn hand_out(
         return Err(error);
     }
     let signed_by = peeled.signed_by();
-    Ok(Some(Summary { sha256: hash.finish(), plaintext_bytes, layers: fault.layers(), signed_by }))
+    Ok(Some(Summary { sha256: hash.map(Sha256::finish), plaintext_bytes, layers: fault.layers(), signed_by }))
 }
 
 /// A full chunk, or what is left; empty at the end.

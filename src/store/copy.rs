@@ -33,7 +33,7 @@ pub fn write_row(line: u64, text: &str, buffer: &mut Vec<u8>) -> std::io::Result
 }
 
 /// Bytes that are handed to a COPY at once: every hand-over is a call into libpq.
-const GATHERED: usize = 64 * 1024;
+pub(super) const GATHERED: usize = 64 * 1024;
 
 /// Hands rows to a COPY; `next` appends one, or says that there are no more.
 pub(super) fn gather(
@@ -64,7 +64,7 @@ pub fn write_run(
 }
 
 /// The sink of a COPY is the connection.
-fn lost(error: &std::io::Error) -> StoreError {
+pub(super) fn lost(error: &std::io::Error) -> StoreError {
     let information = Box::new(error.to_string());
     StoreError::Statement(DieselError::DatabaseError(DatabaseErrorKind::ClosedConnection, information))
 }

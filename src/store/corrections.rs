@@ -76,14 +76,13 @@ SELECT a.customer, r.code, r.redeemed_at
 FROM redemption r
 CROSS JOIN LATERAL (SELECT k.lot_id, k.seq FROM coupon k
     WHERE k.namespace_id = $1 AND k.code = r.code AND k.bank_id = $2 OFFSET 0) c
-CROSS JOIN LATERAL (SELECT g.customer, g.lot_id, g.seq, g.draw, g.turn FROM assignment g
-    WHERE g.namespace_id = $1 AND g.bank_id = $2 AND g.lot_id = c.lot_id AND g.seq = c.seq
-        AND g.channel = $3 AND g.draw BETWEEN $4 AND $5 OFFSET 0) a
+CROSS JOIN LATERAL (SELECT g.customer, g.lot_id, g.seq, g.draw, g.turn FROM assigned_at($1, $2, c.lot_id, c.seq) g
+    WHERE g.channel = $3 AND g.draw BETWEEN $4 AND $5 OFFSET 0) a
 WHERE r.namespace_id = $1 AND r.redeemed_at BETWEEN $7 AND $8
     AND r.upload_id IN (SELECT u.id FROM upload u WHERE u.namespace_id = $1 AND u.kind = 'redemptions' AND u.target = ''
         AND u.state = 'applied' AND u.received_at BETWEEN $7 AND $8 AND u.finished_at >= $9)
-    AND NOT EXISTS (SELECT FROM assignment n WHERE n.namespace_id = $1 AND n.bank_id = $2 AND n.customer = a.customer
-        AND n.channel = $3 AND n.draw > a.draw AND n.draw <= $5)
+    AND NOT EXISTS (SELECT FROM assigned_to($1, $2, a.customer) n
+        WHERE n.channel = $3 AND n.draw > a.draw AND n.draw <= $5)
     AND NOT EXISTS (SELECT FROM unassigned s WHERE s.namespace_id = $1 AND s.batch_id = $6 AND s.customer = a.customer)
     AND NOT EXISTS (SELECT FROM returned t WHERE t.namespace_id = $1 AND t.bank_id = $2 AND t.lot_id = a.lot_id
         AND t.seq = a.seq AND t.turn = a.turn)";

@@ -16,13 +16,14 @@ use chrono::{DateTime, NaiveDate, Utc};
 use diesel::prelude::*;
 
 use super::answers::{Answering, Answers};
+use super::assigned::Scope;
 use super::batches::{Claim, kept, redemptions_as_of};
 use super::hand_out::hand_out;
-use super::holds::{self, Scope};
+use super::holds;
 use super::needs::Needs;
 use super::recipients::{Met, Recipients};
 use super::schema::{bank, batch, lot};
-use super::{Store, StoreError};
+use super::{Store, StoreError, redemptions};
 use crate::bank::draw::split;
 use crate::bank::hold::{self, Hold};
 use crate::bank::stock::{self, Lot};
@@ -131,7 +132,8 @@ fn draw(
     let known = lots(connection, terms.claim.namespace_id, terms.bank_id, false)?;
     let mut answering = Answering::new(directory);
     answering.know(known.iter().map(|lot| (lot.id, lot.end_date)));
-    let needs = decide(connection, list, terms, &known, &mut answering, directory)?;
+    let any_redemptions = redemptions::any(connection, terms.claim.namespace_id)?;
+    let needs = decide(connection, list, terms, (&known, any_redemptions), &mut answering, directory)?;
     // Locked only now: redemptions go on while holds are looked up.
     let lots = lots(connection, terms.claim.namespace_id, terms.bank_id, true)?;
     answering.know(lots.iter().map(|lot| (lot.id, lot.end_date)));
@@ -157,7 +159,7 @@ fn decide(
     connection: &mut PgConnection,
     mut list: Recipients,
     terms: &DrawTerms<'_>,
-    lots: &[Lot],
+    (lots, any_redemptions): (&[Lot], bool),
     answering: &mut Answering,
     directory: &Path,
 ) -> Result<Needs, StoreError> {
@@ -167,7 +169,13 @@ fn decide(
         false => 0,
     };
     let end_dates: HashMap<i32, Option<NaiveDate>> = lots.iter().map(|lot| (lot.id, lot.end_date)).collect();
-    let scope = Scope { namespace_id: terms.claim.namespace_id, bank_id: terms.bank_id, channel: terms.hold_channel };
+    let scope = Scope {
+        namespace_id: terms.claim.namespace_id,
+        bank_id: terms.bank_id,
+        channel: terms.hold_channel,
+        draws: (0, i32::MAX),
+        asks_redeemed: any_redemptions,
+    };
     // The code that the customer at hand keeps.
     let mut kept: Option<(i32, String)> = None;
     holds::of_list(connection, &scope, &mut list, handed_out, |row, met| {

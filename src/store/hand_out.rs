@@ -16,13 +16,14 @@ use diesel::prelude::*;
 use diesel::row::NamedRow;
 use diesel::sql_types::{BigInt, Integer, SmallInt, Text};
 
-use super::StoreError;
 use super::answers::Answering;
 use super::by_place::column;
 use super::copy::{Rows, escape, gather};
 use super::draw::{DrawTerms, Stop};
 use super::needs::{Needs, Waiting};
-use super::schema::{assignment, lot, redemption, unassigned};
+use super::schema::{assignment, lot, unassigned};
+use super::sheets::{self, Given, Sheet};
+use super::{StoreError, redemptions};
 use crate::bank::draw::Part;
 use crate::bank::stock::Queue;
 
@@ -40,7 +41,7 @@ pub(super) fn hand_out(
 ) -> Result<(), Stop> {
     let ends: Vec<u64> = parts.iter().map(|part| part.served_before + part.take).collect();
     let left_over = needs.count() - ends.last().copied().unwrap_or(0);
-    let any_redemptions = any_redemptions(connection, terms)?;
+    let any_redemptions = redemptions::any(connection, terms.claim.namespace_id)?;
     let mut giving = Giving { terms, draw, waiting: needs.in_line(&ends, answering)?, any_redemptions };
     // What is redeemed is looked up, not joined: the namespace may have redeemed a hundred times the codes of one draw.
     connection.batch_execute(
@@ -55,11 +56,6 @@ pub(super) fn hand_out(
         return Err(Stop::Store(StoreError::Missing { what: "codes for all who need one".to_owned() }));
     }
     Ok(())
-}
-
-fn any_redemptions(connection: &mut PgConnection, terms: &DrawTerms<'_>) -> QueryResult<bool> {
-    let redemptions = redemption::table.filter(redemption::namespace_id.eq(terms.claim.namespace_id));
-    diesel::select(diesel::dsl::exists(redemptions)).get_result(connection)
 }
 
 /// A code of a queue.
@@ -126,6 +122,10 @@ impl Giving<'_, '_> {
                 what: format!("the {wanted} codes that the counters of lot {lot} promise (found {found})"),
             })
         };
+        if part.queue == Queue::Fresh && !sheets::is_untouched(connection, self.terms, part)? {
+            let what = format!("codes that nobody has from place {} of lot {} on", part.next, part.lot_id);
+            return Err(Stop::Store(StoreError::Missing { what }));
+        }
         let (mut taken, mut begin, mut next) = (0, i64::from(part.next), part.next);
         while taken < part.take && begin < part.reach() {
             let end = part.reach().min(begin + AT_ONCE);
@@ -142,7 +142,7 @@ impl Giving<'_, '_> {
             }
             taken += codes.len() as u64;
             begin = end;
-            self.assign(connection, part.lot_id, &codes)?;
+            self.assign(connection, part, &codes)?;
         }
         if taken != part.take {
             return Err(differs(taken));
@@ -150,6 +150,9 @@ impl Giving<'_, '_> {
         let passed = i64::from(next) - i64::from(part.next) - i64::try_from(part.take).unwrap_or(i64::MAX);
         let redeemed = i32::try_from(i64::from(part.redeemed) - passed).ok().filter(|left| *left >= 0);
         let redeemed = redeemed.ok_or_else(|| differs(taken))?;
+        if sheets::is_worth_it(part) {
+            sheets::close(connection, self.terms, self.draw, part, next)?;
+        }
         let row = diesel::update(
             lot::table
                 .filter(lot::namespace_id.eq(self.terms.claim.namespace_id))
@@ -166,10 +169,52 @@ impl Giving<'_, '_> {
     }
 
     /// Gives these codes to the next customers.
-    fn assign(&mut self, connection: &mut PgConnection, lot_id: i32, codes: &[Code]) -> Result<(), Stop> {
+    fn assign(&mut self, connection: &mut PgConnection, part: &Part, codes: &[Code]) -> Result<(), Stop> {
         if codes.is_empty() {
             return Ok(());
         }
+        let written = match sheets::is_worth_it(part) {
+            true => self.assign_packed(connection, part.lot_id, codes)?,
+            false => self.assign_row_by_row(connection, part.lot_id, codes)?,
+        };
+        if written == codes.len() {
+            return Ok(());
+        }
+        let what = format!("{} assignments (wrote {written})", codes.len());
+        Err(Stop::Store(StoreError::Missing { what }))
+    }
+
+    fn assign_packed(
+        &mut self,
+        connection: &mut PgConnection,
+        lot_id: i32,
+        codes: &[Code],
+    ) -> Result<usize, StoreError> {
+        let (namespace_id, bank_id) = (self.terms.claim.namespace_id, self.terms.bank_id);
+        let mut codes_left = codes.iter();
+        sheets::write_pages(connection, Sheet { namespace_id, bank_id, draw: self.draw, lot_id }, |page| {
+            let Some(code) = codes_left.next() else { return Ok(false) };
+            self.next_customer()?;
+            let (customer, outcome) = (self.waiting.customer(), self.waiting.outcome());
+            page.push(Given { customer, seq: code.seq, outcome, code: &code.code });
+            self.waiting.gets_code(lot_id, &code.code)?;
+            Ok(true)
+        })
+    }
+
+    fn next_customer(&mut self) -> Result<(), StoreError> {
+        match self.waiting.advance()? {
+            true => Ok(()),
+            false => Err(StoreError::Missing { what: "customers who need a code".to_owned() }),
+        }
+    }
+
+    fn assign_row_by_row(
+        &mut self,
+        connection: &mut PgConnection,
+        lot_id: i32,
+        codes: &[Code],
+    ) -> Result<usize, StoreError> {
         let terms = self.terms;
         let front = format!("{}\t{}\t", terms.claim.namespace_id, terms.bank_id);
         let mut middle = Vec::from(b"\t");
@@ -179,9 +224,7 @@ impl Giving<'_, '_> {
         let rows = Rows::new(|sink: &mut dyn Write| {
             gather(sink, |text| {
                 let Some(code) = codes_left.next() else { return Ok(false) };
-                if !self.waiting.advance()? {
-                    return Err(StoreError::Missing { what: "customers who need a code".to_owned() });
-                }
+                self.next_customer()?;
                 text.extend_from_slice(front.as_bytes());
                 escape(self.waiting.customer().as_bytes(), text);
                 text.extend_from_slice(&middle);
@@ -197,11 +240,7 @@ impl Giving<'_, '_> {
             .execute(connection);
         let written = copied.as_ref().map_or(0, |rows| *rows);
         rows.end(copied)?;
-        if written == codes.len() {
-            return Ok(());
-        }
-        let what = format!("{} assignments (wrote {written})", codes.len());
-        Err(Stop::Store(StoreError::Missing { what }))
+        Ok(written)
     }
 
     /// Writes down that whoever is left got nothing.

@@ -5,6 +5,7 @@
 
 pub mod alerts;
 pub mod answers;
+mod assigned;
 pub mod banks;
 pub mod batches;
 mod by_place;
@@ -33,6 +34,7 @@ pub mod refusals;
 pub mod retention;
 pub mod returns;
 pub mod schema;
+mod sheets;
 mod shelves;
 mod statistics;
 pub mod suspicion;

@@ -5,10 +5,10 @@ use std::path::Path;
 use chrono::NaiveDate;
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Integer, Nullable, SmallInt, Text};
+use diesel::sql_types::{Array, BigInt, Integer, Text};
 
 use super::answers::{Answering, Answers};
-use super::holds;
+use super::assigned::{self, Assigned, Scope};
 use super::recipients::{Met, Recipients};
 use super::schema::lot;
 use super::{Store, StoreError};
@@ -30,21 +30,16 @@ pub struct Recorded<'a> {
     pub hold_channel: &'a str,
 }
 
-/// What the record has of a customer.
-#[derive(QueryableByName)]
+/// What a customer got.
 struct Row {
-    #[diesel(sql_type = Text)]
     customer: String,
-    #[diesel(sql_type = Nullable<Integer>)]
-    draw: Option<i32>,
-    #[diesel(sql_type = Nullable<SmallInt>)]
-    outcome: Option<i16>,
-    #[diesel(sql_type = Nullable<Integer>)]
-    lot_id: Option<i32>,
-    #[diesel(sql_type = Nullable<Text>)]
-    code: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
-    reason: Option<String>,
+    answer: Answer,
+}
+
+#[derive(Clone)]
+enum Answer {
+    Code { outcome: Option<i16>, lot_id: i32, code: String },
+    Nothing { reason: String },
 }
 
 impl Row {
@@ -52,32 +47,50 @@ impl Row {
         &self.customer
     }
 
-    /// `draw`: the batch's. A code that was held before and is none any more has its reason beside it.
-    fn answer(self, draw: i32) -> Option<Answer> {
-        match (self.reason, self.lot_id, self.code) {
-            (Some(reason), _, _) => Some(Answer::Nothing { reason }),
-            (None, Some(lot_id), Some(code)) => {
-                Some(Answer::Code { outcome: self.outcome.filter(|_| self.draw == Some(draw)), lot_id, code })
-            }
-            _ => None,
-        }
+    /// `draw`: the batch's. A code of an earlier one was kept.
+    fn of(assigned: Assigned, draw: i32) -> Self {
+        let outcome = Some(assigned.outcome).filter(|_| assigned.draw == draw);
+        let answer = Answer::Code { outcome, lot_id: assigned.lot_id, code: assigned.code };
+        Self { customer: assigned.customer, answer }
     }
 }
 
-const RECORD: &str = "
-SELECT c.customer, a.draw, a.outcome, a.lot_id, a.code, u.reason
-FROM unnest($7) AS c (customer)
-LEFT JOIN LATERAL (SELECT s.draw, s.outcome, s.lot_id, s.code FROM assignment s
-    WHERE s.namespace_id = $1 AND s.bank_id = $2 AND s.customer = c.customer AND s.channel = $3 AND s.draw BETWEEN $4 AND $5
-    ORDER BY s.draw DESC LIMIT 1) a ON true
-LEFT JOIN LATERAL (SELECT n.reason FROM unassigned n
-    WHERE n.namespace_id = $1 AND n.batch_id = $6 AND n.customer = c.customer OFFSET 0) u ON true
+/// A customer who got no code of the bank.
+#[derive(QueryableByName)]
+struct LeftOut {
+    #[diesel(sql_type = Text)]
+    customer: String,
+    #[diesel(sql_type = Text)]
+    reason: String,
+}
+
+const LEFT_OUT: &str = "
+SELECT c.customer, u.reason FROM unnest($3) AS c (customer)
+CROSS JOIN LATERAL (SELECT n.reason FROM unassigned n
+    WHERE n.namespace_id = $1 AND n.batch_id = $2 AND n.customer = c.customer OFFSET 0) u
 ORDER BY c.customer COLLATE \"C\"";
 
-/// What a customer got.
-enum Answer {
-    Code { outcome: Option<i16>, lot_id: i32, code: String },
-    Nothing { reason: String },
+/// What these customers got, in their order, and perhaps others. A code that was held before and is none any more has its
+/// reason beside it, which counts.
+fn rows(connection: &mut PgConnection, scope: &Scope<'_>, batch_id: i64, customers: &[&str]) -> QueryResult<Vec<Row>> {
+    let left_out: Vec<LeftOut> = diesel::sql_query(LEFT_OUT)
+        .bind::<Integer, _>(scope.namespace_id)
+        .bind::<BigInt, _>(batch_id)
+        .bind::<Array<Text>, _>(customers)
+        .load(connection)?;
+    let mut left_out = left_out.into_iter().peekable();
+    let mut rows = Vec::with_capacity(customers.len());
+    for assigned in assigned::of_some(connection, scope, customers)? {
+        while let Some(left) = left_out.next_if(|left| left.customer < assigned.customer) {
+            rows.push(Row { customer: left.customer, answer: Answer::Nothing { reason: left.reason } });
+        }
+        match left_out.next_if(|left| left.customer == assigned.customer) {
+            Some(left) => rows.push(Row { customer: left.customer, answer: Answer::Nothing { reason: left.reason } }),
+            None => rows.push(Row::of(assigned, scope.draws.1)),
+        }
+    }
+    rows.extend(left_out.map(|left| Row { customer: left.customer, answer: Answer::Nothing { reason: left.reason } }));
+    Ok(rows)
 }
 
 impl Store {
@@ -100,22 +113,19 @@ impl Store {
                 .load(connection)?;
             let mut answering = Answering::new(directory);
             answering.know(lots.into_iter());
-            connection.batch_execute(holds::LOOK_UP)?;
-            let look_up = |customers: &[&str]| {
-                diesel::sql_query(RECORD)
-                    .bind::<Integer, _>(recorded.namespace_id)
-                    .bind::<Integer, _>(recorded.bank_id)
-                    .bind::<Text, _>(recorded.hold_channel)
-                    .bind::<Integer, _>(if recorded.persistent { 0 } else { recorded.draw })
-                    .bind::<Integer, _>(recorded.draw)
-                    .bind::<BigInt, _>(recorded.batch_id)
-                    .bind::<Array<Text>, _>(customers)
-                    .load::<Row>(connection)
+            connection.batch_execute(assigned::LOOK_UP)?;
+            let scope = Scope {
+                namespace_id: recorded.namespace_id,
+                bank_id: recorded.bank_id,
+                channel: recorded.hold_channel,
+                draws: (if recorded.persistent { 0 } else { recorded.draw }, recorded.draw),
+                asks_redeemed: false,
             };
+            let look_up = |customers: &[&str]| rows(connection, &scope, recorded.batch_id, customers);
             let mut answer = None;
             list.looked_up(look_up, Row::customer, |row, met| {
                 if let Met::First(found) = met {
-                    answer = found.and_then(|found| found.answer(recorded.draw));
+                    answer = found.map(|found| found.answer);
                 }
                 match &answer {
                     Some(Answer::Code { outcome, lot_id, code }) => {

@@ -216,7 +216,7 @@ fn find(connection: &mut Transaction, namespace_id: i32, runs: usize) -> Result<
     ))
     .bind::<Integer, _>(namespace_id)
     .execute(connection)?;
-    let all_known = !any(connection, "SELECT EXISTS (SELECT FROM found WHERE bank_id IS NULL) AS any")?;
+    let all_known = !has(connection, "SELECT EXISTS (SELECT FROM found WHERE bank_id IS NULL) AS any")?;
     if !all_known {
         find_in_other_case(connection, namespace_id)?;
     }
@@ -250,7 +250,7 @@ fn find_in_other_case(connection: &mut Transaction, namespace_id: i32) -> Result
     )
     .bind::<Integer, _>(namespace_id)
     .execute(connection)?;
-    if !any(connection, "SELECT EXISTS (SELECT FROM variant) AS any")? {
+    if !has(connection, "SELECT EXISTS (SELECT FROM variant) AS any")? {
         return Ok(());
     }
     connection.batch_execute(
@@ -275,10 +275,7 @@ fn find_in_other_case(connection: &mut Transaction, namespace_id: i32) -> Result
 }
 
 fn find_already_redeemed(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
-    let any_redemptions: bool =
-        diesel::select(diesel::dsl::exists(redemption::table.filter(redemption::namespace_id.eq(namespace_id))))
-            .get_result(connection)?;
-    if !any_redemptions {
+    if !any(connection, namespace_id)? {
         return Ok(());
     }
     let met = if is_citus(connection)? {
@@ -414,7 +411,13 @@ pub fn noted(connection: &mut Transaction, most: i64) -> Result<Vec<NotedRedempt
     .load(connection)?)
 }
 
-fn any(connection: &mut Transaction, query: &str) -> Result<bool, StoreError> {
+/// Whether the namespace has any redemption.
+pub(super) fn any(connection: &mut PgConnection, namespace_id: i32) -> QueryResult<bool> {
+    let redemptions = redemption::table.filter(redemption::namespace_id.eq(namespace_id));
+    diesel::select(diesel::dsl::exists(redemptions)).get_result(connection)
+}
+
+fn has(connection: &mut Transaction, query: &str) -> Result<bool, StoreError> {
     #[derive(QueryableByName)]
     struct Any {
         #[diesel(sql_type = Bool)]

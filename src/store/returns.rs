@@ -159,7 +159,7 @@ pub fn judge(connection: &mut Transaction, namespace_id: i32, batch: &ExportedBa
          SELECT s.line, s.customer, CASE WHEN s.nth > 1 THEN 2 WHEN a.customer IS NULL THEN 5 ELSE 1 END \
          FROM (SELECT line, customer, row_number() OVER (PARTITION BY customer ORDER BY line) AS nth \
              FROM staged_return) AS s \
-         LEFT JOIN (SELECT DISTINCT x.customer FROM assignment AS x WHERE x.namespace_id = $1 AND x.bank_id = $2 \
+         LEFT JOIN (SELECT DISTINCT x.customer FROM assigned AS x WHERE x.namespace_id = $1 AND x.bank_id = $2 \
              AND x.channel = $3 AND x.draw <= $4) AS a ON a.customer = s.customer"
     } else {
         "INSERT INTO not_reached (line, customer, found, lot_id, seq, turn, code) \
@@ -167,7 +167,7 @@ pub fn judge(connection: &mut Transaction, namespace_id: i32, batch: &ExportedBa
              WHEN r.code IS NOT NULL THEN 4 ELSE 0 END, a.lot_id, a.seq, a.turn, a.code \
          FROM (SELECT line, customer, row_number() OVER (PARTITION BY customer ORDER BY line) AS nth \
              FROM staged_return) AS s \
-         LEFT JOIN (SELECT x.customer, x.lot_id, x.seq, x.turn, x.code FROM assignment AS x WHERE x.namespace_id = $1 \
+         LEFT JOIN (SELECT x.customer, x.lot_id, x.seq, x.turn, x.code FROM assigned AS x WHERE x.namespace_id = $1 \
              AND x.bank_id = $2 AND x.channel = $3 AND x.draw = $4) AS a ON a.customer = s.customer \
          LEFT JOIN (SELECT y.lot_id, y.seq, y.turn FROM returned AS y WHERE y.namespace_id = $1 AND y.bank_id = $2) AS t \
              ON t.lot_id = a.lot_id AND t.seq = a.seq AND t.turn = a.turn \

@@ -84,6 +84,35 @@ diesel::table! {
 }
 
 diesel::table! {
+    assignment_sheet (namespace_id, bank_id, draw, lot_id) {
+        namespace_id -> Int4,
+        bank_id -> Int4,
+        draw -> Int4,
+        lot_id -> Int4,
+        channel -> Text,
+        batch_id -> Int8,
+        customers -> Int4,
+        first_seq -> Int4,
+        end_seq -> Int4,
+    }
+}
+
+diesel::table! {
+    assignment_page (namespace_id, bank_id, lot_id, first_seq) {
+        namespace_id -> Int4,
+        bank_id -> Int4,
+        draw -> Int4,
+        lot_id -> Int4,
+        first_seq -> Int4,
+        first_customer -> Text,
+        customers -> Array<Text>,
+        seqs -> Array<Int4>,
+        outcomes -> Array<Int2>,
+        codes -> Array<Text>,
+    }
+}
+
+diesel::table! {
     upload (namespace_id, id) {
         namespace_id -> Int4,
         id -> Int8,
@@ -232,6 +261,21 @@ diesel::table! {
 }
 
 diesel::allow_tables_to_appear_in_same_query!(
-    alert, assignment, bank, batch, coupon, lot, mail, namespace, pickup, redemption, returned, stock_day, suspicion,
-    unassigned, upload,
+    alert,
+    assignment,
+    assignment_page,
+    assignment_sheet,
+    bank,
+    batch,
+    coupon,
+    lot,
+    mail,
+    namespace,
+    pickup,
+    redemption,
+    returned,
+    stock_day,
+    suspicion,
+    unassigned,
+    upload,
 );

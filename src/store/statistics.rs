@@ -26,7 +26,7 @@ impl Changed {
         match self {
             Self::Coupons => shelves::refresh(connection, namespace_id),
             Self::Redemptions => connection.batch_execute("ANALYZE redemption"),
-            Self::Assignments => connection.batch_execute("ANALYZE assignment"),
+            Self::Assignments => connection.batch_execute("ANALYZE assignment, assignment_page, assignment_sheet"),
         }
     }
 }

@@ -52,7 +52,7 @@ const GROUPED: &str = "GROUP BY k.name, l.id, l.upload_id, r.upload_id ORDER BY 
 /// Redeemed while known to a bank, and in nobody's hands: never assigned, or come back since.
 const UNASSIGNED: &str = "l.created_at <= r.redeemed_at AND NOT EXISTS ( \
     SELECT FROM coupon AS o JOIN bank AS b ON b.namespace_id = $1 AND b.id = o.bank_id \
-    LEFT JOIN assignment AS a ON a.namespace_id = $1 AND a.bank_id = o.bank_id AND a.lot_id = o.lot_id AND a.seq = o.seq \
+    LEFT JOIN LATERAL assigned_at($1, o.bank_id, o.lot_id, o.seq) AS a ON true \
     WHERE o.namespace_id = $1 AND o.code = r.code AND (b.audience = 'site' OR (a.seq IS NOT NULL AND NOT EXISTS ( \
         SELECT FROM returned AS t WHERE t.namespace_id = $1 AND t.bank_id = a.bank_id AND t.lot_id = a.lot_id \
             AND t.seq = a.seq AND t.turn = a.turn))))";

@@ -80,14 +80,14 @@ struct Word {
     t: String,
 }
 
-struct Bulk {
-    shop: Workshop,
+pub struct Bulk {
+    pub shop: Workshop,
     outbound: Outbound,
     lists: usize,
 }
 
 impl Bulk {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let shop = Workshop::new(NAMESPACE);
         let doors = Arc::new(KeyedDoors {
             keyring: Arc::clone(&shop.inbound.keyring),
@@ -98,27 +98,27 @@ impl Bulk {
         Self { shop, outbound, lists: 0 }
     }
 
-    fn number(&self, query: &str) -> i64 {
+    pub fn number(&self, query: &str) -> i64 {
         diesel::sql_query(query).get_result::<Number>(&mut self.shop.store.connection().unwrap()).unwrap().n
     }
 
-    fn words(&self, query: &str) -> Vec<String> {
+    pub fn words(&self, query: &str) -> Vec<String> {
         let rows: Vec<Word> = diesel::sql_query(query).load(&mut self.shop.store.connection().unwrap()).unwrap();
         rows.into_iter().map(|row| row.t).collect()
     }
 
-    fn sql(&self, statements: &str) {
+    pub fn sql(&self, statements: &str) {
         self.shop.store.connection().unwrap().batch_execute(statements).unwrap();
     }
 
-    fn drop(&self, path: &str, content: &str) -> Value {
+    pub fn drop(&self, path: &str, content: &str) -> Value {
         let report = self.shop.drop(path, content);
         assert_eq!(report["status"], "applied", "{path}: {report:#}");
         report
     }
 
     /// Drops a list and runs its batch. Returns the batch.
-    fn batch(&mut self, campaign: &str, customers: &[String]) -> i64 {
+    pub fn batch(&mut self, campaign: &str, customers: &[String]) -> i64 {
         self.lists += 1;
         let mut list = "place,customer_id\n".to_owned();
         for (place, customer) in customers.iter().enumerate() {
@@ -131,6 +131,11 @@ impl Bulk {
         let batches = self.shop.store.list_batches(namespace, &filter).unwrap();
         let made = batches.into_iter().find(|batch| Some(batch.upload_id) == upload["upload_id"].as_i64());
         made.expect("a batch of the list").id
+    }
+
+    /// Does what is due: batches, corrections.
+    pub fn tick(&self) {
+        let _ = self.outbound.tick();
     }
 
     /// The files of a batch with their bytes.
@@ -149,7 +154,7 @@ impl Bulk {
     }
 
     /// Makes the files of a batch again as if the daemon had been killed right after the draw.
-    fn check_rerun(&self, batch: i64, context: &str) {
+    pub fn check_rerun(&self, batch: i64, context: &str) {
         let first = self.files(batch);
         assert!(first.len() >= 2, "{context}: {:?}", first.keys());
         first.keys().for_each(|path| fs::remove_file(path).unwrap());
@@ -170,7 +175,7 @@ impl Bulk {
     }
 
     /// Every row of the list once, in order; returns the code of each row that has one.
-    fn check_rows(&self, batch: i64, customers: &[String], context: &str) -> HashMap<String, (String, String)> {
+    pub fn check_rows(&self, batch: i64, customers: &[String], context: &str) -> HashMap<String, (String, String)> {
         let mut places = Vec::new();
         let mut got: HashMap<String, (String, String)> = HashMap::new();
         for (path, bytes) in self.files(batch) {
@@ -202,7 +207,7 @@ impl Bulk {
     }
 
     /// Every counter equals a recount, numbers have no gap, no code is in two hands, none was redeemed before it was given.
-    fn check_store(&self, context: &str) {
+    pub fn check_store(&self, context: &str) {
         let wrong = self.words(
             "SELECT format('bank %s lot %s: size %s next_seq %s ahead %s returns %s next_return %s redeemed %s; void %s',
                  l.bank_id, l.id, size, next_seq, redeemed_ahead, returns, next_return, returns_redeemed, voided_at) AS t
@@ -216,28 +221,28 @@ impl Bulk {
                      WHERE t.bank_id = l.bank_id AND t.lot_id = l.id AND t.place >= l.next_return))
              OR size <> (SELECT max(c.seq) + 1 FROM coupon c WHERE c.bank_id = l.bank_id AND c.lot_id = l.id)
              OR size <> (SELECT count(DISTINCT c.seq) FROM coupon c WHERE c.bank_id = l.bank_id AND c.lot_id = l.id)
-             OR next_seq <> (SELECT coalesce(max(a.seq) + 1, 0) FROM assignment a
+             OR next_seq <> (SELECT coalesce(max(a.seq) + 1, 0) FROM assigned a
                              WHERE a.bank_id = l.bank_id AND a.lot_id = l.id)
-             OR next_seq <> (SELECT count(*) FROM assignment a WHERE a.bank_id = l.bank_id AND a.lot_id = l.id AND a.turn = 0)
+             OR next_seq <> (SELECT count(*) FROM assigned a WHERE a.bank_id = l.bank_id AND a.lot_id = l.id AND a.turn = 0)
                     + (SELECT count(*) FROM coupon c JOIN redemption r USING (namespace_id, code)
                        WHERE c.bank_id = l.bank_id AND c.lot_id = l.id AND c.seq < l.next_seq AND NOT EXISTS (
-                           SELECT FROM assignment a WHERE a.bank_id = l.bank_id AND a.lot_id = l.id AND a.seq = c.seq)))",
+                           SELECT FROM assigned a WHERE a.bank_id = l.bank_id AND a.lot_id = l.id AND a.seq = c.seq)))",
         );
         assert_eq!(wrong, Vec::<String>::new(), "{context}");
-        let twice = "SELECT count(*) - count(DISTINCT (a.bank_id, a.code)) AS n FROM assignment a
+        let twice = "SELECT count(*) - count(DISTINCT (a.bank_id, a.code)) AS n FROM assigned a
              WHERE NOT EXISTS (SELECT FROM returned t
                  WHERE (a.bank_id, a.lot_id, a.seq, a.turn) = (t.bank_id, t.lot_id, t.seq, t.turn))";
         assert_eq!(self.number(twice), 0, "{context}: a code is in two hands");
-        let redeemed = "SELECT count(*) AS n FROM assignment a JOIN redemption r USING (namespace_id, code)
+        let redeemed = "SELECT count(*) AS n FROM assigned a JOIN redemption r USING (namespace_id, code)
              JOIN batch b ON b.id = a.batch_id WHERE r.redeemed_at < b.assigned_at";
         assert_eq!(self.number(redeemed), 0, "{context}: a redeemed code was handed out");
-        let other = "SELECT count(*) AS n FROM coupon c JOIN assignment a USING (namespace_id, bank_id, lot_id, seq)
+        let other = "SELECT count(*) AS n FROM coupon c JOIN assigned a USING (namespace_id, bank_id, lot_id, seq)
              WHERE c.code <> a.code";
         assert_eq!(self.number(other), 0, "{context}: an assignment with another's code");
     }
 }
 
-fn lines<T: AsRef<str>>(rows: impl IntoIterator<Item = T>) -> String {
+pub fn lines<T: AsRef<str>>(rows: impl IntoIterator<Item = T>) -> String {
     rows.into_iter().fold(String::new(), |mut all, row| {
         all.push_str(row.as_ref());
         all.push('\n');
@@ -302,7 +307,7 @@ fn a_rerun_out_of_the_record_writes_what_the_first_run_wrote() {
     for (batch, context) in &batches {
         bulk.check_rerun(*batch, &format!("{context}, later"));
     }
-    let outcomes = bulk.words("SELECT DISTINCT outcome || '/' || turn AS t FROM assignment ORDER BY 1");
+    let outcomes = bulk.words("SELECT DISTINCT outcome || '/' || turn AS t FROM assigned ORDER BY 1");
     assert!(outcomes.len() >= 4, "{outcomes:?}");
 }
 

@@ -116,15 +116,20 @@ fn the_code_sees_the_tables_as_they_are() {
     let columns: Vec<Column> = sql_query(
         "SELECT table_name::text, column_name::text, udt_name::text, is_nullable = 'YES' AS nullable \
          FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> '__diesel_schema_migrations' \
-             AND table_name NOT LIKE 'coupon\\_%' \
+             AND table_name NOT LIKE 'coupon\\_%' AND table_name <> 'assigned' \
          ORDER BY table_name, ordinal_position",
     )
     .load(&mut database.connection())
     .unwrap();
     let mut live: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for column in columns {
-        let mut letters = column.udt_name.chars();
+        let (array, element) = match column.udt_name.strip_prefix('_') {
+            Some(element) => (true, element),
+            None => (false, column.udt_name.as_str()),
+        };
+        let mut letters = element.chars();
         let kind: String = letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
+        let kind = if array { format!("Array<{kind}>") } else { kind };
         let kind = if column.nullable { format!("Nullable<{kind}>") } else { kind };
         live.entry(column.table_name).or_default().push(format!("{} {kind}", column.column_name));
     }

@@ -32,6 +32,7 @@ mod refusals;
 mod reload;
 mod second_client;
 mod sftp_endpoint;
+mod sheets;
 mod shelves;
 mod story;
 mod tidy;

@@ -134,6 +134,7 @@ impl Daemon {
             signers: Arc::clone(&self.signers),
             limits: limits(),
             now: self.now,
+            asks_sha256: true,
         };
         let mut plaintext = open(file, terms);
         let mut whole = Vec::new();
@@ -541,6 +542,7 @@ fn records_come_out_of_a_message() {
         signers: [].into(),
         limits: limits(),
         now: daemon.now,
+        asks_sha256: false,
     };
     let mut reader = RecordReader::new(open(File::open(path).unwrap(), terms), 64 << 10);
     let mut lines = 0;
@@ -572,6 +574,7 @@ fn a_reader_that_goes_away_ends_the_thread() {
             signers: [].into(),
             limits: limits(),
             now: daemon.now,
+            asks_sha256: true,
         };
         let mut plaintext = open(File::from(std::os::fd::OwnedFd::from(read)), terms);
         let mut write = write;

@@ -43,7 +43,7 @@ struct Count {
 
 const BANKS: &str = "
 SELECT k.id FROM bank k WHERE k.namespace_id = $1 AND (
-    EXISTS (SELECT FROM assignment a WHERE a.namespace_id = $1 AND a.bank_id = k.id AND a.customer = $2)
+    EXISTS (SELECT FROM assigned_to($1, k.id, $2))
     OR EXISTS (SELECT FROM batch b JOIN unassigned n ON n.namespace_id = $1 AND n.batch_id = b.id AND n.customer = $2
                WHERE b.namespace_id = $1 AND b.bank_id = k.id))
 ORDER BY k.id";
@@ -56,6 +56,33 @@ WITH changed AS (
     UPDATE assignment SET customer = $3 WHERE namespace_id = $1 AND bank_id = ANY($4) AND customer = $2
     RETURNING draw)
 SELECT count(*) AS rows FROM changed";
+
+/// A page is in the order of customers, where a token would have no place: what was packed becomes a row first.
+const UNPACK: &str = "
+WITH page AS (
+    SELECT s.channel, s.batch_id, p.*, array_position(p.customers, $2) AS at
+    FROM assignment_sheet s
+    CROSS JOIN LATERAL (SELECT x.* FROM assignment_page x
+        WHERE x.namespace_id = $1 AND x.bank_id = s.bank_id AND x.draw = s.draw AND x.lot_id = s.lot_id
+            AND x.first_customer <= $2 ORDER BY x.first_customer DESC LIMIT 1) p
+    WHERE s.namespace_id = $1 AND s.bank_id = ANY($3)),
+unpacked AS (
+    INSERT INTO assignment (namespace_id, bank_id, customer, channel, draw, batch_id, lot_id, seq, outcome, code)
+    SELECT $1, f.bank_id, $2, f.channel, f.draw, f.batch_id, f.lot_id, f.seqs[f.at], f.outcomes[f.at], f.codes[f.at]
+    FROM page f WHERE f.at IS NOT NULL RETURNING bank_id, draw, lot_id),
+emptied AS (
+    DELETE FROM assignment_page p USING page f
+    WHERE p.namespace_id = $1 AND p.bank_id = f.bank_id AND p.lot_id = f.lot_id AND p.first_seq = f.first_seq
+        AND f.at IS NOT NULL AND cardinality(f.customers) = 1),
+shortened AS (
+    UPDATE assignment_page p SET first_customer = CASE f.at WHEN 1 THEN f.customers[2] ELSE f.first_customer END,
+        customers = f.customers[:f.at - 1] || f.customers[f.at + 1:], seqs = f.seqs[:f.at - 1] || f.seqs[f.at + 1:],
+        outcomes = f.outcomes[:f.at - 1] || f.outcomes[f.at + 1:], codes = f.codes[:f.at - 1] || f.codes[f.at + 1:]
+    FROM page f
+    WHERE p.namespace_id = $1 AND p.bank_id = f.bank_id AND p.lot_id = f.lot_id AND p.first_seq = f.first_seq
+        AND f.at IS NOT NULL AND cardinality(f.customers) > 1)
+UPDATE assignment_sheet s SET customers = s.customers - 1 FROM unpacked u
+WHERE s.namespace_id = $1 AND s.bank_id = u.bank_id AND s.draw = u.draw AND s.lot_id = u.lot_id";
 
 const LEFT_OUT: &str = "
 WITH changed AS (
@@ -93,6 +120,11 @@ impl Store {
             if !exporting.is_empty() {
                 return Ok(Erased::Exporting(exporting.iter().map(|batch| batch.id).collect()));
             }
+            diesel::sql_query(UNPACK)
+                .bind::<Integer, _>(namespace_id)
+                .bind::<Text, _>(customer)
+                .bind::<Array<Integer>, _>(&banks)
+                .execute(transaction)?;
             let assignments: Count = diesel::sql_query(ASSIGNMENTS)
                 .bind::<Integer, _>(namespace_id)
                 .bind::<Text, _>(customer)

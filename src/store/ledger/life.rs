@@ -183,17 +183,17 @@ WHERE r.namespace_id = $1 AND r.code = ANY($2) ORDER BY r.redeemed_at, r.code";
 const GIVEN: &str = "
 SELECT a.bank_id, b.name AS bank, b.persistent, a.customer, a.channel, a.draw, a.batch_id, a.lot_id, a.seq, a.turn,
     a.outcome, a.code, l.end_date
-FROM assignment a
-JOIN bank b ON b.namespace_id = a.namespace_id AND b.id = a.bank_id
-JOIN lot l ON l.namespace_id = a.namespace_id AND l.bank_id = a.bank_id AND l.id = a.lot_id
-WHERE a.namespace_id = $1";
+FROM bank b ";
 
-/// Bank by bank, so that the key's index serves it.
 const OF_CUSTOMER: &str = "
-  AND a.bank_id IN (SELECT k.id FROM bank k WHERE k.namespace_id = $1) AND a.customer = $2
-ORDER BY a.bank_id, a.channel, a.draw";
+CROSS JOIN LATERAL assigned_to($1, b.id, $2) a
+JOIN lot l ON l.namespace_id = $1 AND l.bank_id = b.id AND l.id = a.lot_id
+WHERE b.namespace_id = $1 ORDER BY a.bank_id, a.channel, a.draw";
 
-const OF_PLACE: &str = " AND a.bank_id = $2 AND a.lot_id = $3 AND a.seq = $4 ORDER BY a.draw";
+const OF_PLACE: &str = "
+CROSS JOIN LATERAL assigned_at($1, $2, $3, $4) a
+JOIN lot l ON l.namespace_id = $1 AND l.bank_id = $2 AND l.id = $3
+WHERE b.namespace_id = $1 AND b.id = $2 ORDER BY a.draw";
 
 const RETURNED: &str = "
 SELECT t.bank_id, k.name AS bank, t.lot_id, t.seq, t.turn, t.code, t.customer, t.batch_id, b.campaign, t.upload_id,

@@ -36,7 +36,7 @@ pub struct Given {
 const GIVEN: &str = "
 WITH given AS (
     SELECT a.bank_id, a.lot_id, a.batch_id, count(*) AS assigned, count(r.code) AS redeemed
-    FROM (SELECT s.bank_id, s.lot_id, s.batch_id, s.code FROM assignment s
+    FROM (SELECT s.bank_id, s.lot_id, s.batch_id, s.code FROM assigned s
           WHERE s.namespace_id = $1 AND NOT EXISTS (SELECT FROM returned t WHERE t.namespace_id = $1
               AND t.bank_id = s.bank_id AND t.lot_id = s.lot_id AND t.seq = s.seq AND t.turn = s.turn)) a
     LEFT JOIN (SELECT x.code FROM redemption x WHERE x.namespace_id = $1) r ON r.code = a.code

@@ -326,13 +326,13 @@ impl Daemon {
                 AND c.seq BETWEEN 0 AND l.size - 1) AS places, \
              (SELECT count(*) FROM coupon c JOIN redemption r USING (namespace_id, code) \
                 WHERE (c.namespace_id, c.bank_id, c.lot_id) = (l.namespace_id, l.bank_id, l.id) AND c.seq >= l.next_seq) AS redeemed, \
-             (SELECT max(seq) FROM assignment a WHERE (a.namespace_id, a.bank_id, a.lot_id) = (l.namespace_id, l.bank_id, l.id)) AS last \
+             (SELECT max(seq) FROM assigned a WHERE (a.namespace_id, a.bank_id, a.lot_id) = (l.namespace_id, l.bank_id, l.id)) AS last \
              FROM lot l) counted WHERE size <> codes OR size <> places OR redeemed_ahead <> redeemed OR last >= next_seq",
         );
         assert_eq!(wrong, Vec::<Value>::new(), "lots whose counters are wrong");
         let twice = self.rows(
-            "SELECT code, count(*) FROM assignment GROUP BY namespace_id, bank_id, code HAVING count(*) > 1 \
-             UNION ALL SELECT a.code, 0 FROM assignment a LEFT JOIN coupon c \
+            "SELECT code, count(*) FROM assigned GROUP BY namespace_id, bank_id, code HAVING count(*) > 1 \
+             UNION ALL SELECT a.code, 0 FROM assigned a LEFT JOIN coupon c \
              USING (namespace_id, bank_id, lot_id, seq) WHERE a.code IS DISTINCT FROM c.code",
         );
         assert_eq!(twice, Vec::<Value>::new(), "codes that were handed out twice, or as another");
