@@ -16,9 +16,8 @@ use diesel::prelude::*;
 use diesel::row::NamedRow;
 use diesel::sql_types::{self, Array, Integer, Nullable, SmallInt, Text};
 
+use super::StoreError;
 use super::by_place::column;
-use super::meets::Meets;
-use super::{StoreError, statistics};
 
 /// Which assignments.
 #[derive(Clone, Copy, Debug)]
@@ -54,10 +53,11 @@ impl Assigned {
 
 /// Whatever the planner knows of the tables. Compiling a statement costs more than it saves.
 pub(super) const LOOK_UP: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off; SET LOCAL jit = off";
-/// The rows may be joined as a whole, but pages lie in order.
-const WHOLE: &str = "SET LOCAL enable_memoize = off; SET LOCAL jit = off; SET LOCAL work_mem = '128MB'; \
-                     SET LOCAL enable_bitmapscan = off; SET LOCAL enable_seqscan = off";
-const RESET: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on; SET LOCAL enable_memoize = on";
+/// Both sides lie in the order of customers in their indexes: nothing need be sorted.
+const IN_ORDER: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off; \
+                        SET LOCAL enable_memoize = off; SET LOCAL jit = off";
+const RESET: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on; SET LOCAL enable_sort = on; \
+                     SET LOCAL enable_memoize = on";
 
 /// The columns of a [`Piece`]: of a row, then of a page.
 const ROW: &str = "a.customer AS first, a.draw, a.lot_id, NULL::text[] AS customers, ARRAY[a.outcome] AS outcomes, \
@@ -69,23 +69,25 @@ const PAGE_REDEEMED: &str = "(SELECT array_agg(u.nth::integer) FROM unnest(p.cod
 const ROW_REDEEMED: &str = "CASE WHEN r.code IS NOT NULL THEN ARRAY[1] END AS redeemed";
 const NOT_ASKED: &str = "NULL::integer[] AS redeemed";
 const LOOKED_UP: &str = "LEFT JOIN LATERAL (SELECT x.code FROM redemption x WHERE x.namespace_id = $1 AND x.code = a.code OFFSET 0) r ON true";
-const JOINED: &str = "LEFT JOIN (SELECT x.code FROM redemption x WHERE x.namespace_id = $1) r ON r.code = a.code";
 
-/// All of the bank. `met`: how rows meet redemptions, if they do.
-fn all(met: Option<Meets>) -> String {
-    let (row_redeemed, join, page_redeemed) = match met {
-        None => (NOT_ASKED, "", NOT_ASKED),
-        Some(Meets::Joined) => (ROW_REDEEMED, JOINED, PAGE_REDEEMED),
-        Some(Meets::LookedUp) => (ROW_REDEEMED, LOOKED_UP, PAGE_REDEEMED),
-    };
+/// How rows and pages say what is redeemed: the columns, and what rows are joined to.
+fn redeemed(asked: bool) -> (&'static str, &'static str, &'static str) {
+    match asked {
+        true => (ROW_REDEEMED, LOOKED_UP, PAGE_REDEEMED),
+        false => (NOT_ASKED, "", NOT_ASKED),
+    }
+}
+
+/// All of the bank. A draw has one channel, so that its pages need no join to its sheets, which would know no order.
+fn all(asks_redeemed: bool) -> String {
+    let (row_redeemed, join, page_redeemed) = redeemed(asks_redeemed);
     format!(
         "(SELECT {ROW}, {row_redeemed} FROM assignment a {join} \
           WHERE a.namespace_id = $1 AND a.bank_id = $2 AND a.channel = $3 AND a.draw BETWEEN $4 AND $5) \
          UNION ALL \
          (SELECT {PAGE}, {page_redeemed} FROM assignment_page p \
-          WHERE p.namespace_id = $1 AND p.bank_id = $2 AND p.draw BETWEEN $4 AND $5 \
-              AND EXISTS (SELECT FROM assignment_sheet s WHERE s.namespace_id = $1 AND s.bank_id = $2 \
-                  AND s.draw = p.draw AND s.lot_id = p.lot_id AND s.channel = $3)) \
+          WHERE p.namespace_id = $1 AND p.bank_id = $2 AND p.draw = ANY (ARRAY(SELECT s.draw FROM assignment_sheet s \
+              WHERE s.namespace_id = $1 AND s.bank_id = $2 AND s.channel = $3 AND s.draw BETWEEN $4 AND $5))) \
          ORDER BY 1"
     )
 }
@@ -93,10 +95,7 @@ fn all(met: Option<Meets>) -> String {
 /// Of some customers, $6. One by one, each with all of the index's columns: a condition on all customers at once may be left
 /// to a filter behind it.
 fn some(asks_redeemed: bool) -> String {
-    let (row_redeemed, join, page_redeemed) = match asks_redeemed {
-        true => (ROW_REDEEMED, LOOKED_UP, PAGE_REDEEMED),
-        false => (NOT_ASKED, "", NOT_ASKED),
-    };
+    let (row_redeemed, join, page_redeemed) = redeemed(asks_redeemed);
     format!(
         "(SELECT {ROW}, {row_redeemed} FROM unnest($6) AS c (customer) \
           CROSS JOIN LATERAL (SELECT s.customer, s.draw, s.lot_id, s.outcome, s.code FROM assignment s \
@@ -115,19 +114,14 @@ fn some(asks_redeemed: bool) -> String {
     )
 }
 
-/// Calls `work` with all latest assignments in the scope, in the order of customers. `listed`: for how many they are wanted.
+/// Calls `work` with all latest assignments in the scope, in the order of customers.
 pub(super) fn with_all<T>(
     connection: &mut PgConnection,
     scope: &Scope<'_>,
-    listed: i64,
     work: impl FnOnce(&mut dyn Iterator<Item = QueryResult<Assigned>>) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    let met = match scope.asks_redeemed {
-        true => Some(Meets::by(statistics::redemptions(connection)?, listed)),
-        false => None,
-    };
-    connection.batch_execute(WHOLE)?;
-    let pieces = diesel::sql_query(all(met))
+    connection.batch_execute(IN_ORDER)?;
+    let pieces = diesel::sql_query(all(scope.asks_redeemed))
         .bind::<Integer, _>(scope.namespace_id)
         .bind::<Integer, _>(scope.bank_id)
         .bind::<Text, _>(scope.channel)
@@ -351,5 +345,88 @@ fn number(element: &[u8]) -> i32 {
         [high, low] => i32::from(i16::from_be_bytes([high, low])),
         [a, b, c, d] => i32::from_be_bytes([a, b, c, d]),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn array(elements: &[&[u8]]) -> Elements {
+        let mut bytes = vec![0; HEADER];
+        for element in elements {
+            bytes.extend_from_slice(&u32::try_from(element.len()).unwrap().to_be_bytes());
+            bytes.extend_from_slice(element);
+        }
+        Elements { bytes, at: HEADER }
+    }
+
+    /// A page of a draw; each customer's code is named after both, and those at the places in `redeemed` are.
+    fn page(draw: i32, customers: &[&str], redeemed: &[i32]) -> Piece {
+        let codes: Vec<String> = customers.iter().map(|customer| format!("{customer}/{draw}")).collect();
+        let places: Vec<[u8; 4]> = redeemed.iter().map(|place| place.to_be_bytes()).collect();
+        let mut redeemed = array(&places.iter().map(<[u8; 4]>::as_slice).collect::<Vec<_>>());
+        let next_redeemed = redeemed.next().unwrap().map(number);
+        let mut rest = array(&customers.iter().map(|customer| customer.as_bytes()).collect::<Vec<_>>());
+        rest.next().unwrap();
+        Piece {
+            customer: customers[0].to_owned(),
+            draw,
+            lot_id: 1,
+            customers: Some(rest),
+            outcomes: array(&vec![&[0_u8, 2][..]; customers.len()]),
+            codes: array(&codes.iter().map(String::as_bytes).collect::<Vec<_>>()),
+            redeemed,
+            place: 1,
+            next_redeemed,
+        }
+    }
+
+    fn row(draw: i32, customer: &str) -> Piece {
+        Piece { customers: None, ..page(draw, &[customer], &[]) }
+    }
+
+    #[track_caller]
+    fn check(pieces: Vec<Piece>, expected: &[&str]) {
+        let latest: QueryResult<Vec<Assigned>> = Latest::of(pieces.into_iter().map(Ok)).collect();
+        let said: Vec<String> = latest
+            .unwrap()
+            .into_iter()
+            .inspect(|assigned| assert_eq!((assigned.outcome, assigned.lot_id), (2, 1)))
+            .inspect(|assigned| assert_eq!(assigned.code, format!("{}/{}", assigned.customer, assigned.draw)))
+            .map(|assigned| format!("{}{}", assigned.code, if assigned.redeemed { " redeemed" } else { "" }))
+            .collect();
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn the_latest_of_each_customer_in_order() {
+        check(vec![], &[]);
+        check(vec![row(3, "b")], &["b/3"]);
+        // Pages that overlap, a row of the same draw between them, a customer in all three draws.
+        let pieces = vec![
+            page(1, &["a", "c", "e", "z"], &[1, 4]),
+            page(2, &["b", "c"], &[2]),
+            row(3, "c"),
+            page(2, &["d", "e"], &[]),
+            row(1, "f"),
+            page(1, &["zz"], &[1]),
+        ];
+        let expected = ["a/1 redeemed", "b/2", "c/3", "d/2", "e/2", "f/1", "z/1 redeemed", "zz/1 redeemed"];
+        check(pieces, &expected);
+        // One customer, and pieces that begin with the same one.
+        check(vec![row(1, "a"), row(3, "a"), row(2, "a"), page(4, &["a", "b"], &[2])], &["a/4", "b/4 redeemed"]);
+    }
+
+    #[test]
+    fn an_array_that_was_cut_is_an_error() {
+        let mut cut = page(1, &["a", "b"], &[]);
+        cut.codes.bytes.pop();
+        let taken: QueryResult<Vec<Assigned>> = Latest::of([Ok(cut)].into_iter()).collect();
+        assert!(taken.is_err());
+        let mut few = page(1, &["a", "b"], &[]);
+        few.codes = array(&[b"a/1"]);
+        let taken: QueryResult<Vec<Assigned>> = Latest::of([Ok(few)].into_iter()).collect();
+        assert!(taken.is_err());
     }
 }

@@ -31,5 +31,5 @@ pub(super) fn of_list(
         list.looked_up(|customers| assigned::of_some(connection, scope, customers), Assigned::customer, each)?;
         return Ok(connection.batch_execute("SET LOCAL enable_seqscan = on; SET LOCAL enable_memoize = on")?);
     }
-    assigned::with_all(connection, scope, listed, |held| list.beside(held, Assigned::customer, each))
+    assigned::with_all(connection, scope, |held| list.beside(held, Assigned::customer, each))
 }

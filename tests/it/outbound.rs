@@ -423,12 +423,12 @@ impl World {
             self.number(
                 "SELECT count(*) AS n FROM lot l WHERE
                     (next_seq, redeemed_ahead, returns, next_return, returns_redeemed) IS DISTINCT FROM (
-                        (SELECT coalesce(max(a.seq) + 1, 0)::int FROM assignment a
+                        (SELECT coalesce(max(a.seq) + 1, 0)::int FROM assigned a
                          WHERE a.bank_id = l.bank_id AND a.lot_id = l.id),
                         (SELECT count(*)::int FROM coupon c JOIN redemption r USING (namespace_id, code)
                          WHERE c.bank_id = l.bank_id AND c.lot_id = l.id AND c.seq >= l.next_seq),
                         (SELECT count(*)::int FROM returned t WHERE t.bank_id = l.bank_id AND t.lot_id = l.id),
-                        (SELECT coalesce(max(t.place) + 1, 0)::int FROM returned t JOIN assignment a
+                        (SELECT coalesce(max(t.place) + 1, 0)::int FROM returned t JOIN assigned a
                             ON (a.bank_id, a.lot_id, a.seq, a.turn) = (t.bank_id, t.lot_id, t.seq, t.turn + 1)
                          WHERE t.bank_id = l.bank_id AND t.lot_id = l.id),
                         (SELECT count(*)::int FROM returned t JOIN redemption r USING (namespace_id, code)
@@ -439,7 +439,7 @@ impl World {
         );
         assert_eq!(
             self.number(
-                "SELECT count(*) - count(DISTINCT (a.bank_id, a.code)) AS n FROM assignment a
+                "SELECT count(*) - count(DISTINCT (a.bank_id, a.code)) AS n FROM assigned a
                  WHERE NOT EXISTS (SELECT FROM returned t
                     WHERE (a.bank_id, a.lot_id, a.seq, a.turn) = (t.bank_id, t.lot_id, t.seq, t.turn))"
             ),
