@@ -1,6 +1,6 @@
 //! SHA-256 of what comes in and goes out.
 //!
-//! Every byte of a list is hashed three times on its way to an assignment file. The library is the one that SFTP's ciphers
+//! Every byte that comes in is hashed, and every byte that goes out. The library is the one that SFTP's ciphers
 //! come from: it is quick on machines without instructions for it, too, where a portable one took a third of a batch's CPU.
 
 use std::fmt::Write as _;

@@ -14,7 +14,7 @@ CREATE TABLE assignment_sheet (
     PRIMARY KEY (namespace_id, bank_id, draw, lot_id)
 );
 CREATE UNIQUE INDEX assignment_sheet_seq ON assignment_sheet (namespace_id, bank_id, lot_id, end_seq);
-COMMENT ON TABLE assignment_sheet IS 'The assignments that one large draw made out of one lot, packed into pages. Append-only.';
+COMMENT ON TABLE assignment_sheet IS 'The assignments that one large draw made out of one lot, packed into pages. Changed only when a customer is erased.';
 COMMENT ON COLUMN assignment_sheet.namespace_id IS 'Its namespace.';
 COMMENT ON COLUMN assignment_sheet.bank_id IS 'Its bank.';
 COMMENT ON COLUMN assignment_sheet.draw IS 'The bank''s draw number of the batch.';
@@ -48,7 +48,7 @@ COMMENT ON COLUMN assignment_page.namespace_id IS 'Its namespace.';
 COMMENT ON COLUMN assignment_page.bank_id IS 'Its bank.';
 COMMENT ON COLUMN assignment_page.draw IS 'Its sheet''s draw.';
 COMMENT ON COLUMN assignment_page.lot_id IS 'Its sheet''s lot.';
-COMMENT ON COLUMN assignment_page.first_seq IS 'The first of its places in the lot.';
+COMMENT ON COLUMN assignment_page.first_seq IS 'The first of its places in the lot when it was written.';
 COMMENT ON COLUMN assignment_page.first_customer IS 'The first of its customers.';
 COMMENT ON COLUMN assignment_page.customers IS 'The opaque customer_ids, in byte order.';
 COMMENT ON COLUMN assignment_page.seqs IS 'The codes'' places in the lot, rising.';
@@ -74,33 +74,6 @@ SELECT s.namespace_id, s.bank_id, u.customer, s.channel, s.draw, s.batch_id, s.l
 FROM assignment_sheet s
 JOIN assignment_page p ON p.namespace_id = s.namespace_id AND p.bank_id = s.bank_id AND p.draw = s.draw AND p.lot_id = s.lot_id
 CROSS JOIN LATERAL unnest(p.customers, p.seqs, p.outcomes, p.codes) AS u (customer, seq, outcome, code);
-COMMENT ON VIEW assigned IS 'Every assignment, packed or not. For whole draws and banks: who looks for one customer or code asks the functions.';
-
--- Arrays are asked for a place: to unfold a page for one assignment costs twenty times as much.
-CREATE FUNCTION assigned_to(the_namespace integer, the_bank integer, who text) RETURNS SETOF assigned LANGUAGE sql STABLE AS $$
-SELECT a.namespace_id, a.bank_id, a.customer, a.channel, a.draw, a.batch_id, a.lot_id, a.seq, a.turn, a.outcome, a.code
-FROM assignment a WHERE a.namespace_id = the_namespace AND a.bank_id = the_bank AND a.customer = who
-UNION ALL
-SELECT s.namespace_id, s.bank_id, who, s.channel, s.draw, s.batch_id, s.lot_id, p.seqs[n.th], 0::smallint, p.outcomes[n.th], p.codes[n.th]
-FROM assignment_sheet s
-CROSS JOIN LATERAL (SELECT x.customers, x.seqs, x.outcomes, x.codes FROM assignment_page x
-    WHERE x.namespace_id = the_namespace AND x.bank_id = the_bank AND x.draw = s.draw AND x.lot_id = s.lot_id
-        AND x.first_customer <= who ORDER BY x.first_customer DESC LIMIT 1) p
-CROSS JOIN LATERAL (SELECT array_position(p.customers, who) AS th OFFSET 0) n
-WHERE s.namespace_id = the_namespace AND s.bank_id = the_bank AND n.th IS NOT NULL
-$$;
-COMMENT ON FUNCTION assigned_to IS 'What a customer was given out of a bank.';
-
-CREATE FUNCTION assigned_at(the_namespace integer, the_bank integer, the_lot integer, place integer) RETURNS SETOF assigned LANGUAGE sql STABLE AS $$
-SELECT a.namespace_id, a.bank_id, a.customer, a.channel, a.draw, a.batch_id, a.lot_id, a.seq, a.turn, a.outcome, a.code
-FROM assignment a WHERE a.namespace_id = the_namespace AND a.bank_id = the_bank AND a.lot_id = the_lot AND a.seq = place
-UNION ALL
-SELECT s.namespace_id, s.bank_id, p.customers[n.th], s.channel, s.draw, s.batch_id, s.lot_id, place, 0::smallint, p.outcomes[n.th], p.codes[n.th]
-FROM (SELECT x.draw, x.customers, x.seqs, x.outcomes, x.codes FROM assignment_page x
-    WHERE x.namespace_id = the_namespace AND x.bank_id = the_bank AND x.lot_id = the_lot
-        AND x.first_seq <= place ORDER BY x.first_seq DESC LIMIT 1) p
-CROSS JOIN LATERAL (SELECT array_position(p.seqs, place) AS th OFFSET 0) n
-JOIN assignment_sheet s ON s.namespace_id = the_namespace AND s.bank_id = the_bank AND s.draw = p.draw AND s.lot_id = the_lot
-WHERE n.th IS NOT NULL
-$$;
-COMMENT ON FUNCTION assigned_at IS 'Who was given the code at one place of a lot, turn by turn.';
+COMMENT ON VIEW assigned IS 'Every assignment, packed or not. For whole draws and banks: it unfolds pages, and finds no customer or code by itself.';
+COMMENT ON TABLE assignment IS 'A customer gets a code in a batch, where it is not packed into a page; append-only. Of all of a customer, packed or not, that with the highest draw is the hold. A kept code gets no new row.';
+COMMENT ON COLUMN assignment.turn IS 'How often the code had come back to stock before. Unique with seq here: the last word against handing a code out twice, among what is not packed.';

@@ -115,6 +115,7 @@ impl Outbound {
             columns: None,
             bank: job.bank()?,
             read: 0,
+            end_date: (None, String::new()),
             rows: Rows::default(),
             assigned: None,
             unassigned: None,
@@ -141,6 +142,8 @@ struct Merge<'a, I> {
     columns: Option<Columns>,
     bank: &'a Bank,
     read: i64,
+    /// The end date of the row before, as it is written: most rows have that of the row before.
+    end_date: (Option<NaiveDate>, String),
     rows: Rows,
     assigned: Option<OutFile<'a>>,
     unassigned: Option<OutFile<'a>>,
@@ -170,9 +173,11 @@ impl<I: Iterator<Item = io::Result<Got>>> Merge<'_, I> {
         match cells {
             Cells::Code { code, end_date, outcome } => {
                 self.rows.count(outcome);
-                let end_date = end_date.map(|date| date.to_string()).unwrap_or_default();
+                if self.end_date.0 != end_date {
+                    self.end_date = (end_date, end_date.map(|date| date.to_string()).unwrap_or_default());
+                }
                 let file = self.assigned.as_mut().ok_or(OutboundError::Differs { row: self.read })?;
-                file.write(fields, &[self.bank.name.as_str(), &code, &end_date, outcome.as_str()])
+                file.write(fields, &[self.bank.name.as_str(), &code, &self.end_date.1, outcome.as_str()])
             }
             Cells::None { reason } => {
                 self.rows.unassigned += 1;

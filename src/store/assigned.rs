@@ -1,8 +1,7 @@
 //! What customers were given, in the order of customers: rows of `assignment` and pages of sheets ([`super::sheets`]), met in
 //! one pass. Of a customer's assignments the one of the latest draw comes out.
 //!
-//! All of a bank, or what is found of some customers: then each is looked for in the rows and in each sheet, and only the
-//! pages that may have one are read.
+//! All of a bank, or what is found of some customers: then each is looked for in the rows and in each sheet.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -13,11 +12,15 @@ use diesel::connection::SimpleConnection as _;
 use diesel::deserialize::{self, FromSql};
 use diesel::pg::{Pg, PgRowByRowLoadingMode, PgValue};
 use diesel::prelude::*;
+use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::row::NamedRow;
-use diesel::sql_types::{self, Array, Integer, Nullable, SmallInt, Text};
+use diesel::sql_types::{self, Array, BigInt, Integer, Nullable, SmallInt, Text};
 
 use super::StoreError;
 use super::by_place::column;
+use super::meets::Meets;
+use super::recipients::{Met, Recipients};
+use crate::sorter::run::RunRow;
 
 /// Which assignments.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +33,8 @@ pub(super) struct Scope<'a> {
     pub(super) draws: (i32, i32),
     /// Whether it is asked which codes are redeemed.
     pub(super) asks_redeemed: bool,
+    /// The batch whose customers without a code of the bank are asked for too.
+    pub(super) left_out_of: Option<i64>,
 }
 
 /// A customer's latest assignment.
@@ -38,12 +43,16 @@ pub(super) struct Assigned {
     pub(super) customer: String,
     pub(super) draw: i32,
     pub(super) lot_id: i32,
-    /// As stored.
+    /// As stored, or [`LEFT_OUT`].
     pub(super) outcome: i16,
+    /// Where the customer was left out, why.
     pub(super) code: String,
     /// False where it was not asked.
     pub(super) redeemed: bool,
 }
+
+/// Stands in the place of the outcome where the customer got no code of the bank. That is later than any draw.
+pub(super) const LEFT_OUT: i16 = 0;
 
 impl Assigned {
     pub(super) fn customer(&self) -> &str {
@@ -52,35 +61,78 @@ impl Assigned {
 }
 
 /// Whatever the planner knows of the tables. Compiling a statement costs more than it saves.
-pub(super) const LOOK_UP: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off; SET LOCAL jit = off";
+const LOOK_UP: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off; SET LOCAL jit = off";
 /// Both sides lie in the order of customers in their indexes: nothing need be sorted.
 const IN_ORDER: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off; \
                         SET LOCAL enable_memoize = off; SET LOCAL jit = off";
 const RESET: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on; SET LOCAL enable_sort = on; \
                      SET LOCAL enable_memoize = on";
 
-/// The columns of a [`Piece`]: of a row, then of a page.
+/// A subquery for what a customer was given out of a bank, with the columns of `assigned`; `$1` is the namespace. Its own
+/// names begin with `in_`, so that what stands for `bank` and `customer` means what it means outside. Arrays are asked for a
+/// place: to unfold a page for one assignment costs twenty times as much.
+pub(super) fn to(bank: &str, customer: &str) -> String {
+    format!(
+        "(SELECT in_row.bank_id, in_row.customer, in_row.channel, in_row.draw, in_row.batch_id, in_row.lot_id, in_row.seq, \
+              in_row.turn, in_row.outcome, in_row.code \
+          FROM assignment in_row \
+          WHERE in_row.namespace_id = $1 AND in_row.bank_id = {bank} AND in_row.customer = {customer} \
+          UNION ALL \
+          SELECT {PACKED} FROM assignment_sheet in_sheet \
+          CROSS JOIN LATERAL (SELECT in_all.customers, in_all.seqs, in_all.outcomes, in_all.codes FROM assignment_page in_all \
+              WHERE in_all.namespace_id = $1 AND in_all.bank_id = {bank} AND in_all.draw = in_sheet.draw \
+                  AND in_all.lot_id = in_sheet.lot_id AND in_all.first_customer <= {customer} \
+              ORDER BY in_all.first_customer DESC LIMIT 1) in_page \
+          CROSS JOIN LATERAL (SELECT array_position(in_page.customers, {customer}) AS th OFFSET 0) in_place \
+          WHERE in_sheet.namespace_id = $1 AND in_sheet.bank_id = {bank} AND in_place.th IS NOT NULL)"
+    )
+}
+
+/// The same for who was given the code at one place of a lot, turn by turn.
+pub(super) fn at(bank: &str, lot: &str, place: &str) -> String {
+    format!(
+        "(SELECT in_row.bank_id, in_row.customer, in_row.channel, in_row.draw, in_row.batch_id, in_row.lot_id, in_row.seq, \
+              in_row.turn, in_row.outcome, in_row.code \
+          FROM assignment in_row \
+          WHERE in_row.namespace_id = $1 AND in_row.bank_id = {bank} AND in_row.lot_id = {lot} AND in_row.seq = {place} \
+          UNION ALL \
+          SELECT {PACKED} \
+          FROM (SELECT in_all.draw, in_all.customers, in_all.seqs, in_all.outcomes, in_all.codes FROM assignment_page in_all \
+              WHERE in_all.namespace_id = $1 AND in_all.bank_id = {bank} AND in_all.lot_id = {lot} \
+                  AND in_all.first_seq <= {place} ORDER BY in_all.first_seq DESC LIMIT 1) in_page \
+          CROSS JOIN LATERAL (SELECT array_position(in_page.seqs, {place}) AS th OFFSET 0) in_place \
+          JOIN assignment_sheet in_sheet ON in_sheet.namespace_id = $1 AND in_sheet.bank_id = {bank} \
+              AND in_sheet.draw = in_page.draw AND in_sheet.lot_id = {lot} \
+          WHERE in_place.th IS NOT NULL)"
+    )
+}
+
+const PACKED: &str = "in_sheet.bank_id, in_page.customers[in_place.th], in_sheet.channel, in_sheet.draw, in_sheet.batch_id, \
+    in_sheet.lot_id, in_page.seqs[in_place.th], 0::smallint, in_page.outcomes[in_place.th], in_page.codes[in_place.th]";
+
+/// The columns of a [`Piece`]: of a row, then of a page, then of who was left out.
 const ROW: &str = "a.customer AS first, a.draw, a.lot_id, NULL::text[] AS customers, ARRAY[a.outcome] AS outcomes, \
                    ARRAY[a.code] AS codes";
-const PAGE: &str = "p.first_customer AS first, p.draw, p.lot_id, p.customers, p.outcomes, p.codes";
-/// The places of redeemed codes, from 1. Each is looked up in the order of the index.
-const PAGE_REDEEMED: &str = "(SELECT array_agg(u.nth::integer) FROM unnest(p.codes) WITH ORDINALITY AS u (code, nth) \
-    CROSS JOIN LATERAL (SELECT FROM redemption x WHERE x.namespace_id = $1 AND x.code = u.code OFFSET 0) r) AS redeemed";
-const ROW_REDEEMED: &str = "CASE WHEN r.code IS NOT NULL THEN ARRAY[1] END AS redeemed";
-const NOT_ASKED: &str = "NULL::integer[] AS redeemed";
-const LOOKED_UP: &str = "LEFT JOIN LATERAL (SELECT x.code FROM redemption x WHERE x.namespace_id = $1 AND x.code = a.code OFFSET 0) r ON true";
+const PAGE: &str = "p.first_customer, p.draw, p.lot_id, p.customers, p.outcomes, p.codes";
+const WITHOUT: &str = "n.customer, 2147483647, 0, NULL::text[], ARRAY[0::smallint], ARRAY[n.reason], NULL::integer[]";
 
-/// How rows and pages say what is redeemed: the columns, and what rows are joined to.
+/// How rows and pages say what is redeemed: what rows are joined to, their column, and that of pages. Each code is looked up;
+/// of a page the places of those that are, from 1.
 fn redeemed(asked: bool) -> (&'static str, &'static str, &'static str) {
     match asked {
-        true => (ROW_REDEEMED, LOOKED_UP, PAGE_REDEEMED),
-        false => (NOT_ASKED, "", NOT_ASKED),
+        false => ("", "NULL::integer[]", "NULL::integer[]"),
+        true => (
+            "LEFT JOIN LATERAL (SELECT x.code FROM redemption x WHERE x.namespace_id = $1 AND x.code = a.code OFFSET 0) r ON true",
+            "CASE WHEN r.code IS NOT NULL THEN ARRAY[1] END",
+            "(SELECT array_agg(u.nth::integer) FROM unnest(p.codes) WITH ORDINALITY AS u (code, nth) CROSS JOIN LATERAL \
+                 (SELECT FROM redemption x WHERE x.namespace_id = $1 AND x.code = u.code OFFSET 0) r)",
+        ),
     }
 }
 
 /// All of the bank. A draw has one channel, so that its pages need no join to its sheets, which would know no order.
 fn all(asks_redeemed: bool) -> String {
-    let (row_redeemed, join, page_redeemed) = redeemed(asks_redeemed);
+    let (join, row_redeemed, page_redeemed) = redeemed(asks_redeemed);
     format!(
         "(SELECT {ROW}, {row_redeemed} FROM assignment a {join} \
           WHERE a.namespace_id = $1 AND a.bank_id = $2 AND a.channel = $3 AND a.draw BETWEEN $4 AND $5) \
@@ -88,75 +140,83 @@ fn all(asks_redeemed: bool) -> String {
          (SELECT {PAGE}, {page_redeemed} FROM assignment_page p \
           WHERE p.namespace_id = $1 AND p.bank_id = $2 AND p.draw = ANY (ARRAY(SELECT s.draw FROM assignment_sheet s \
               WHERE s.namespace_id = $1 AND s.bank_id = $2 AND s.channel = $3 AND s.draw BETWEEN $4 AND $5))) \
+         UNION ALL \
+         (SELECT {WITHOUT} FROM unassigned n WHERE n.namespace_id = $1 AND n.batch_id = $6) \
          ORDER BY 1"
     )
 }
 
-/// Of some customers, $6. One by one, each with all of the index's columns: a condition on all customers at once may be left
+/// Of some customers, $7. One by one, each with all of the index's columns: a condition on all customers at once may be left
 /// to a filter behind it.
 fn some(asks_redeemed: bool) -> String {
-    let (row_redeemed, join, page_redeemed) = redeemed(asks_redeemed);
+    let (join, row_redeemed, _) = redeemed(asks_redeemed);
     format!(
-        "(SELECT {ROW}, {row_redeemed} FROM unnest($6) AS c (customer) \
-          CROSS JOIN LATERAL (SELECT s.customer, s.draw, s.lot_id, s.outcome, s.code FROM assignment s \
-              WHERE s.namespace_id = $1 AND s.bank_id = $2 AND s.customer = c.customer AND s.channel = $3 \
-                  AND s.draw BETWEEN $4 AND $5 ORDER BY s.draw DESC LIMIT 1) a {join}) \
+        "(SELECT {ROW}, {row_redeemed} FROM unnest($7) AS c (customer) CROSS JOIN LATERAL {} a {join} \
+          WHERE a.channel = $3 AND a.draw BETWEEN $4 AND $5) \
          UNION ALL \
-         (SELECT {PAGE}, {page_redeemed} FROM (SELECT DISTINCT s.draw, s.lot_id, f.first_customer FROM assignment_sheet s \
-              CROSS JOIN unnest($6) AS c (customer) \
-              CROSS JOIN LATERAL (SELECT x.first_customer FROM assignment_page x \
-                  WHERE x.namespace_id = $1 AND x.bank_id = $2 AND x.draw = s.draw AND x.lot_id = s.lot_id \
-                      AND x.first_customer <= c.customer ORDER BY x.first_customer DESC LIMIT 1) f \
-              WHERE s.namespace_id = $1 AND s.bank_id = $2 AND s.channel = $3 AND s.draw BETWEEN $4 AND $5) d \
-          CROSS JOIN LATERAL (SELECT y.* FROM assignment_page y WHERE y.namespace_id = $1 AND y.bank_id = $2 \
-              AND y.draw = d.draw AND y.lot_id = d.lot_id AND y.first_customer = d.first_customer OFFSET 0) p) \
-         ORDER BY 1"
+         (SELECT {WITHOUT} FROM unnest($7) AS c (customer) \
+          CROSS JOIN LATERAL (SELECT x.customer, x.reason FROM unassigned x \
+              WHERE x.namespace_id = $1 AND x.batch_id = $6 AND x.customer = c.customer OFFSET 0) n) \
+         ORDER BY 1",
+        to("$2", "c.customer")
     )
 }
 
-/// Calls `work` with all latest assignments in the scope, in the order of customers.
-pub(super) fn with_all<T>(
+/// Calls `each` for every row of the list with the latest assignment in the scope of its customer.
+///
+/// `handed_out`: how many codes the bank ever handed out. A list that is large beside it meets all of its assignments; of a
+/// smaller one the customers are looked up, some thousand at a time, so that a bank's age costs a batch nothing.
+pub(super) fn of_list(
     connection: &mut PgConnection,
     scope: &Scope<'_>,
-    work: impl FnOnce(&mut dyn Iterator<Item = QueryResult<Assigned>>) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    connection.batch_execute(IN_ORDER)?;
-    let pieces = diesel::sql_query(all(scope.asks_redeemed))
-        .bind::<Integer, _>(scope.namespace_id)
-        .bind::<Integer, _>(scope.bank_id)
-        .bind::<Text, _>(scope.channel)
-        .bind::<Integer, _>(scope.draws.0)
-        .bind::<Integer, _>(scope.draws.1)
-        .load_iter::<Piece, PgRowByRowLoadingMode>(connection)?;
-    let done = work(&mut Latest::of(pieces))?;
-    connection.batch_execute(RESET)?;
-    Ok(done)
+    list: &mut Recipients,
+    handed_out: i64,
+    each: impl FnMut(RunRow<'_>, Met<Assigned>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    if handed_out == 0 && scope.left_out_of.is_none() {
+        return list.beside(std::iter::empty(), Assigned::customer, each);
+    }
+    let places = 1 + LOOKED_AT * count_sheets(connection, scope)?;
+    let listed = i64::try_from(list.listed()).unwrap_or(i64::MAX).saturating_mul(places);
+    if Meets::by(handed_out, listed) == Meets::LookedUp {
+        connection.batch_execute(LOOK_UP)?;
+        list.looked_up(|customers| of_some(connection, scope, customers), Assigned::customer, each)?;
+    } else {
+        connection.batch_execute(IN_ORDER)?;
+        let pieces = bound(all(scope.asks_redeemed), scope).load_iter::<Piece, PgRowByRowLoadingMode>(connection)?;
+        list.beside(Latest::of(pieces), Assigned::customer, each)?;
+    }
+    Ok(connection.batch_execute(RESET)?)
 }
 
-/// The latest assignments in the scope of these customers, in their order, and perhaps of others who stand beside them.
-/// [`LOOK_UP`] must be in force.
-pub(super) fn of_some(
-    connection: &mut PgConnection,
-    scope: &Scope<'_>,
-    customers: &[&str],
-) -> QueryResult<Vec<Assigned>> {
-    let pieces: Vec<Piece> = diesel::sql_query(some(scope.asks_redeemed))
-        .bind::<Integer, _>(scope.namespace_id)
-        .bind::<Integer, _>(scope.bank_id)
-        .bind::<Text, _>(scope.channel)
-        .bind::<Integer, _>(scope.draws.0)
-        .bind::<Integer, _>(scope.draws.1)
-        .bind::<Array<Text>, _>(customers)
-        .load(connection)?;
+/// To look into a page costs so many times what it costs to look into an index.
+const LOOKED_AT: i64 = 3;
+
+fn of_some(connection: &mut PgConnection, scope: &Scope<'_>, customers: &[&str]) -> QueryResult<Vec<Assigned>> {
+    let pieces: Vec<Piece> =
+        bound(some(scope.asks_redeemed), scope).bind::<Array<Text>, _>(customers).load(connection)?;
     Latest::of(pieces.into_iter().map(Ok)).collect()
 }
 
-/// How many sheets the bank has: in so many places more a customer is looked for.
-pub(super) fn count_sheets(connection: &mut PgConnection, namespace_id: i32, bank_id: i32) -> QueryResult<i64> {
+fn bound(statement: String, scope: &Scope<'_>) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
+    diesel::sql_query(statement)
+        .into_boxed()
+        .bind::<Integer, _>(scope.namespace_id)
+        .bind::<Integer, _>(scope.bank_id)
+        .bind::<Text, _>(scope.channel.to_owned())
+        .bind::<Integer, _>(scope.draws.0)
+        .bind::<Integer, _>(scope.draws.1)
+        .bind::<BigInt, _>(scope.left_out_of.unwrap_or(-1))
+}
+
+/// How many sheets there are in the scope: in so many places more a customer is looked for.
+fn count_sheets(connection: &mut PgConnection, scope: &Scope<'_>) -> QueryResult<i64> {
     use super::schema::assignment_sheet::dsl;
     dsl::assignment_sheet
-        .filter(dsl::namespace_id.eq(namespace_id))
-        .filter(dsl::bank_id.eq(bank_id))
+        .filter(dsl::namespace_id.eq(scope.namespace_id))
+        .filter(dsl::bank_id.eq(scope.bank_id))
+        .filter(dsl::channel.eq(scope.channel))
+        .filter(dsl::draw.between(scope.draws.0, scope.draws.1))
         .count()
         .get_result(connection)
 }
@@ -222,8 +282,11 @@ impl Piece {
             Some(customers) => customers.next()?,
             None => None,
         };
-        if let Some(next) = next {
-            std::str::from_utf8(next)?.clone_into(&mut self.customer);
+        match next {
+            Some(next) => std::str::from_utf8(next)?.clone_into(&mut self.customer),
+            // Places rise; one that was passed over would be a code that is kept although it is redeemed.
+            None if self.next_redeemed.is_some() => return Err("places of redeemed codes do not rise".into()),
+            None => {}
         }
         Ok((assigned, next.is_some()))
     }

@@ -13,6 +13,7 @@ use diesel::prelude::*;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
 
+use super::assigned;
 use super::batches::{Claim, ClaimedBatch};
 use super::recipients::{Met, Recipients};
 use super::schema::batch;
@@ -71,21 +72,26 @@ WHERE x.seen <> x.corrections_seen ORDER BY x.id";
 /// The code that the customer has out of this batch: of its draw, or kept from the latest before it. Each redemption is
 /// followed through the indexes, one by one, whatever the planner knows of the tables (`OFFSET 0`): the other way round it
 /// would compare every redemption with every assignment.
-const REDEEMED_SINCE: &str = "
+fn redeemed_since() -> String {
+    let (at, to) = (assigned::at("$2", "c.lot_id", "c.seq"), assigned::to("$2", "a.customer"));
+    format!(
+        "
 SELECT a.customer, r.code, r.redeemed_at
 FROM redemption r
 CROSS JOIN LATERAL (SELECT k.lot_id, k.seq FROM coupon k
     WHERE k.namespace_id = $1 AND k.code = r.code AND k.bank_id = $2 OFFSET 0) c
-CROSS JOIN LATERAL (SELECT g.customer, g.lot_id, g.seq, g.draw, g.turn FROM assigned_at($1, $2, c.lot_id, c.seq) g
+CROSS JOIN LATERAL (SELECT g.customer, g.lot_id, g.seq, g.draw, g.turn FROM {at} g
     WHERE g.channel = $3 AND g.draw BETWEEN $4 AND $5 OFFSET 0) a
 WHERE r.namespace_id = $1 AND r.redeemed_at BETWEEN $7 AND $8
     AND r.upload_id IN (SELECT u.id FROM upload u WHERE u.namespace_id = $1 AND u.kind = 'redemptions' AND u.target = ''
         AND u.state = 'applied' AND u.received_at BETWEEN $7 AND $8 AND u.finished_at >= $9)
-    AND NOT EXISTS (SELECT FROM assigned_to($1, $2, a.customer) n
+    AND NOT EXISTS (SELECT FROM {to} n
         WHERE n.channel = $3 AND n.draw > a.draw AND n.draw <= $5)
     AND NOT EXISTS (SELECT FROM unassigned s WHERE s.namespace_id = $1 AND s.batch_id = $6 AND s.customer = a.customer)
     AND NOT EXISTS (SELECT FROM returned t WHERE t.namespace_id = $1 AND t.bank_id = $2 AND t.lot_id = a.lot_id
-        AND t.seq = a.seq AND t.turn = a.turn)";
+        AND t.seq = a.seq AND t.turn = a.turn)"
+    )
+}
 
 /// Right after a large upload the planner takes the tables for small ones, and would read them whole for each redemption.
 const THROUGH_INDEXES: &str = "
@@ -200,7 +206,7 @@ impl Store {
         let mut found = Sorter::new(directory, By::Number);
         self.transaction(|connection| -> Result<(), StoreError> {
             connection.batch_execute(THROUGH_INDEXES)?;
-            let statement = format!("SELECT x.* FROM ({REDEEMED_SINCE}) x ORDER BY x.customer");
+            let statement = format!("SELECT x.* FROM ({}) x ORDER BY x.customer", redeemed_since());
             let redeemed = bound(statement, batch).load_iter::<RedeemedSince, PgRowByRowLoadingMode>(connection)?;
             let mut text = String::new();
             list.beside(redeemed, RedeemedSince::customer, |row, met| {
@@ -242,7 +248,7 @@ impl RedeemedSince {
 }
 
 fn few_redeemed(connection: &mut PgConnection, batch: &ClaimedBatch) -> QueryResult<Redeemed> {
-    let statement = format!("{REDEEMED_SINCE} LIMIT {}", IN_MEMORY_MOST + 1);
+    let statement = format!("{} LIMIT {}", redeemed_since(), IN_MEMORY_MOST + 1);
     let redeemed: Vec<RedeemedSince> = bound(statement, batch).load(connection)?;
     Ok(if redeemed.len() > IN_MEMORY_MOST { Redeemed::Many } else { Redeemed::Few(redeemed) })
 }

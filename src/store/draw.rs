@@ -16,14 +16,13 @@ use chrono::{DateTime, NaiveDate, Utc};
 use diesel::prelude::*;
 
 use super::answers::{Answering, Answers};
-use super::assigned::Scope;
+use super::assigned::{self, Scope};
 use super::batches::{Claim, kept, redemptions_as_of};
 use super::hand_out::hand_out;
-use super::holds;
 use super::needs::Needs;
 use super::recipients::{Met, Recipients};
 use super::schema::{bank, batch, lot};
-use super::{Store, StoreError, redemptions};
+use super::{Store, StoreError, redemptions, sheets};
 use crate::bank::draw::split;
 use crate::bank::hold::{self, Hold};
 use crate::bank::stock::{self, Lot};
@@ -144,7 +143,8 @@ fn draw(
     if needed > in_stock && terms.short_reason.is_none() {
         return Err(Stop::Short { need, stock });
     }
-    hand_out(connection, terms, draw, (&needs, &split(&lots, needed, terms.open_on)), &mut answering)?;
+    let sheet_least = sheets::customers_least(terms.persistent, handed_out(&lots));
+    hand_out(connection, terms, (draw, sheet_least), (&needs, &split(&lots, needed, terms.open_on)), &mut answering)?;
     diesel::update(
         bank::table.filter(bank::namespace_id.eq(terms.claim.namespace_id)).filter(bank::id.eq(terms.bank_id)),
     )
@@ -152,6 +152,11 @@ fn draw(
     .execute(connection)?;
     assigned(connection, terms, draw, as_of, (need, stock))?;
     Ok(Drawn::Assigned { draw, need, stock, answers: Box::new(answering.end()?) })
+}
+
+/// How many codes of the lots were ever handed out.
+pub(super) fn handed_out(lots: &[Lot]) -> i64 {
+    lots.iter().map(|lot| i64::from(lot.next_seq) + i64::from(lot.next_return)).sum()
 }
 
 /// Who keeps a code is answered; who needs one is noted.
@@ -164,10 +169,7 @@ fn decide(
     directory: &Path,
 ) -> Result<Needs, StoreError> {
     let mut needs = Needs::new(directory);
-    let handed_out = match terms.persistent {
-        true => lots.iter().map(|lot| i64::from(lot.next_seq) + i64::from(lot.next_return)).sum(),
-        false => 0,
-    };
+    let held = if terms.persistent { handed_out(lots) } else { 0 };
     let end_dates: HashMap<i32, Option<NaiveDate>> = lots.iter().map(|lot| (lot.id, lot.end_date)).collect();
     let scope = Scope {
         namespace_id: terms.claim.namespace_id,
@@ -175,10 +177,11 @@ fn decide(
         channel: terms.hold_channel,
         draws: (0, i32::MAX),
         asks_redeemed: any_redemptions,
+        left_out_of: None,
     };
     // The code that the customer at hand keeps.
     let mut kept: Option<(i32, String)> = None;
-    holds::of_list(connection, &scope, &mut list, handed_out, |row, met| {
+    assigned::of_list(connection, &scope, &mut list, held, |row, met| {
         if let Met::First(held) = met {
             let end_date = |lot_id| end_dates.get(&lot_id).copied().flatten();
             let judged = held.as_ref().map(|held| Hold { redeemed: held.redeemed, end_date: end_date(held.lot_id) });
@@ -209,7 +212,12 @@ fn lock_bank(connection: &mut PgConnection, terms: &DrawTerms<'_>) -> Result<i32
     draws.ok_or_else(|| Stop::Store(StoreError::Missing { what: format!("bank {}", terms.bank_id) }))
 }
 
-fn lots(connection: &mut PgConnection, namespace_id: i32, bank_id: i32, lock: bool) -> QueryResult<Vec<Lot>> {
+pub(super) fn lots(
+    connection: &mut PgConnection,
+    namespace_id: i32,
+    bank_id: i32,
+    lock: bool,
+) -> QueryResult<Vec<Lot>> {
     type Row = (i32, i64, Option<NaiveDate>, (i32, i32, i32), (i32, i32, i32), Option<DateTime<Utc>>);
     let query =
         lot::table.filter(lot::namespace_id.eq(namespace_id)).filter(lot::bank_id.eq(bank_id)).order(lot::id).select((

@@ -1,11 +1,12 @@
 //! Handing out: codes of a bank's lots to customers who need one.
 //!
 //! No coupon row is locked or updated. Each lot's next codes are read as a range, redeemed ones left out, and go with the
-//! customers into `assignment`; the lot's counters move exactly as far. Codes that came back to stock ([`super::returns`])
+//! customers into `assignment`, or, where they are thousands, into a sheet ([`super::sheets`]); the lot's counters move
+//! exactly as far. Codes that came back to stock ([`super::returns`])
 //! are a second range of the lot, and go first.
 //!
 //! Which customers a lot serves follows the list's order; which of them gets which of its codes follows the order of
-//! customers. So both indexes on `assignment` grow in order, which costs a third less than the list's order would.
+//! customers. So both indexes on `assignment` grow in order, and a sheet is in the order of both.
 
 use std::io::Write;
 
@@ -35,14 +36,14 @@ const AT_ONCE: i64 = 50_000;
 pub(super) fn hand_out(
     connection: &mut PgConnection,
     terms: &DrawTerms<'_>,
-    draw: i32,
+    (draw, sheet_least): (i32, u64),
     (needs, parts): (&Needs, &[Part]),
     answering: &mut Answering,
 ) -> Result<(), Stop> {
     let ends: Vec<u64> = parts.iter().map(|part| part.served_before + part.take).collect();
     let left_over = needs.count() - ends.last().copied().unwrap_or(0);
     let any_redemptions = redemptions::any(connection, terms.claim.namespace_id)?;
-    let mut giving = Giving { terms, draw, waiting: needs.in_line(&ends, answering)?, any_redemptions };
+    let mut giving = Giving { terms, draw, sheet_least, waiting: needs.in_line(&ends, answering)?, any_redemptions };
     // What is redeemed is looked up, not joined: the namespace may have redeemed a hundred times the codes of one draw.
     connection.batch_execute(
         "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; \
@@ -108,6 +109,8 @@ fn codes(queue: Queue, any_redemptions: bool) -> String {
 struct Giving<'a, 't> {
     terms: &'a DrawTerms<'t>,
     draw: i32,
+    /// How many customers of one lot make a sheet.
+    sheet_least: u64,
     waiting: Waiting<'a>,
     any_redemptions: bool,
 }
@@ -137,6 +140,12 @@ impl Giving<'_, '_> {
                 .bind::<BigInt, _>(end)
                 .load(connection)?;
             codes.truncate(usize::try_from(part.take - taken).unwrap_or(usize::MAX));
+            if codes.first().is_some_and(|first| first.place < next)
+                || !codes.is_sorted_by(|one, other| one.place < other.place)
+            {
+                let what = format!("each place of lot {} once", part.lot_id);
+                return Err(Stop::Store(StoreError::Missing { what }));
+            }
             if let Some(last) = codes.last() {
                 next = last.place.checked_add(1).ok_or_else(|| differs(taken))?;
             }
@@ -150,7 +159,7 @@ impl Giving<'_, '_> {
         let passed = i64::from(next) - i64::from(part.next) - i64::try_from(part.take).unwrap_or(i64::MAX);
         let redeemed = i32::try_from(i64::from(part.redeemed) - passed).ok().filter(|left| *left >= 0);
         let redeemed = redeemed.ok_or_else(|| differs(taken))?;
-        if sheets::is_worth_it(part) {
+        if self.is_packed(part) {
             sheets::close(connection, self.terms, self.draw, part, next)?;
         }
         let row = diesel::update(
@@ -173,7 +182,7 @@ impl Giving<'_, '_> {
         if codes.is_empty() {
             return Ok(());
         }
-        let written = match sheets::is_worth_it(part) {
+        let written = match self.is_packed(part) {
             true => self.assign_packed(connection, part.lot_id, codes)?,
             false => self.assign_row_by_row(connection, part.lot_id, codes)?,
         };
@@ -196,10 +205,14 @@ impl Giving<'_, '_> {
             let Some(code) = codes_left.next() else { return Ok(false) };
             self.next_customer()?;
             let (customer, outcome) = (self.waiting.customer(), self.waiting.outcome());
-            page.push(Given { customer, seq: code.seq, outcome, code: &code.code });
+            page.push(Given { customer, seq: code.seq, outcome, code: &code.code })?;
             self.waiting.gets_code(lot_id, &code.code)?;
             Ok(true)
         })
+    }
+
+    fn is_packed(&self, part: &Part) -> bool {
+        part.queue == Queue::Fresh && part.take >= self.sheet_least
     }
 
     fn next_customer(&mut self) -> Result<(), StoreError> {

@@ -17,7 +17,6 @@ pub mod draw;
 pub mod drops;
 mod hand_out;
 mod health;
-mod holds;
 pub mod ledger;
 pub mod mails;
 mod meets;

@@ -3,7 +3,7 @@
 //! Nothing is taken away: the assignment stays, and the code joins the lot's queue of returned codes (`returned`, places
 //! counted by `lot.returns`). The next draw takes from that queue first, as a range, and assigns the code with a turn one
 //! higher. That no code is in two hands rests on two unique indexes: a turn of a code comes back once
-//! (`returned (…, seq, turn)`), and is followed once (`assignment (…, seq, turn)`).
+//! (`returned (…, seq, turn)`), and is followed once (`assignment (…, seq, turn)`; codes that came back are never packed).
 //!
 //! The namespace is locked alone, then the bank, then its lots: neither redemptions nor draws see half of it.
 
@@ -151,7 +151,7 @@ pub fn judge(connection: &mut Transaction, namespace_id: i32, batch: &ExportedBa
     connection.batch_execute(
         "CREATE TEMPORARY TABLE not_reached (line bigint NOT NULL, customer text COLLATE \"C\" NOT NULL, \
              found smallint NOT NULL, lot_id integer, seq integer, turn smallint, code text COLLATE \"C\") ON COMMIT DROP; \
-         SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off",
+         SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off",
     )?;
     let statement = if batch.persistent {
         // Who kept a code has no row of that batch, but an older one.

@@ -5,7 +5,8 @@
 //! go into `assignment` row by row.
 //!
 //! A unique index guards the rows. Pages have none for each of their places: before a lot's fresh codes go to anybody, the
-//! draw asks, under the lot's lock, whether any of them was handed out before ([`is_untouched`]).
+//! draw asks, under the lot's lock, whether any of them was handed out before ([`is_untouched`]), and customers and places
+//! that do not rise stop it.
 
 use std::io::Write;
 
@@ -18,16 +19,19 @@ use super::copy::{CopyError, GATHERED, Rows, lost};
 use super::draw::DrawTerms;
 use super::schema::{assignment_page, assignment_sheet};
 use crate::bank::draw::Part;
-use crate::bank::stock::Queue;
 
-/// So many customers make a sheet. Every sheet is one more place to look for a customer.
+/// So many customers make a sheet.
 const CUSTOMERS_LEAST: u64 = 5_000;
+/// Every sheet is one more place to look for who holds a code: in a persistent bank each brings at least one in so many of the
+/// codes that were handed out before, so that their number grows as slowly as the bank doubles.
+const SHARE: i64 = 32;
 /// Bytes of arrays in a page, so that two of them share a page of the server.
 const PAGE_BYTES: usize = 3_800;
 
-/// Whether a part of a draw becomes a sheet.
-pub(super) fn is_worth_it(part: &Part) -> bool {
-    part.queue == Queue::Fresh && part.take >= CUSTOMERS_LEAST
+/// How many customers of one lot make a sheet, in a bank that has handed out so many codes.
+pub(super) fn customers_least(persistent: bool, handed_out: i64) -> u64 {
+    let share = if persistent { u64::try_from(handed_out / SHARE).unwrap_or(0) } else { 0 };
+    share.max(CUSTOMERS_LEAST)
 }
 
 /// Whether nothing of the lot was handed out from the part's first place on, but what came back.
@@ -143,6 +147,8 @@ const BINARY_END: [u8; 2] = (-1_i16).to_be_bytes();
 #[derive(Debug)]
 pub(super) struct Page {
     first: Option<(i32, String)>,
+    /// What was pushed last, onto the page before, too.
+    last: Option<(i32, String)>,
     customers: Array,
     seqs: Array,
     outcomes: Array,
@@ -152,17 +158,26 @@ pub(super) struct Page {
 impl Default for Page {
     fn default() -> Self {
         let (text, int4, int2) = (Array::of(25), Array::of(23), Array::of(21));
-        Self { first: None, customers: text.clone(), seqs: int4, outcomes: int2, codes: text }
+        Self { first: None, last: None, customers: text.clone(), seqs: int4, outcomes: int2, codes: text }
     }
 }
 
 impl Page {
-    pub(super) fn push(&mut self, given: Given<'_>) {
+    /// Places in the order in which they come; customers, too, or they would not be found again.
+    pub(super) fn push(&mut self, given: Given<'_>) -> Result<(), StoreError> {
+        if self.last.as_ref().is_some_and(|(seq, customer)| *seq >= given.seq || customer.as_str() >= given.customer) {
+            let what = format!("places and customers that rise (place {})", given.seq);
+            return Err(StoreError::Missing { what });
+        }
+        let last = self.last.get_or_insert_default();
+        last.0 = given.seq;
+        given.customer.clone_into(&mut last.1);
         self.first.get_or_insert_with(|| (given.seq, given.customer.to_owned()));
         self.customers.push(given.customer.as_bytes());
         self.seqs.push(&given.seq.to_be_bytes());
         self.outcomes.push(&given.outcome.to_be_bytes());
         self.codes.push(given.code.as_bytes());
+        Ok(())
     }
 
     fn is_full(&self) -> bool {

@@ -20,7 +20,7 @@ pub enum Changed {
 
 impl Changed {
     /// Fewer rows than this change no plan.
-    const ROWS_LEAST: u64 = 10_000;
+    const ROWS_LEAST: u64 = 5_000;
 
     fn refresh(self, connection: &mut PgConnection, namespace_id: i32) -> QueryResult<()> {
         match self {

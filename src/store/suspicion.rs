@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Text, Timestamptz};
 
 use super::schema::suspicion;
-use super::{Store, StoreError};
+use super::{Store, StoreError, assigned};
 
 /// Codes of one lot that one upload redeemed.
 #[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
@@ -50,12 +50,17 @@ const JOINED: &str = "JOIN coupon AS c ON c.namespace_id = $1 AND c.code = r.cod
 const GROUPED: &str = "GROUP BY k.name, l.id, l.upload_id, r.upload_id ORDER BY k.name, l.id, r.upload_id";
 
 /// Redeemed while known to a bank, and in nobody's hands: never assigned, or come back since.
-const UNASSIGNED: &str = "l.created_at <= r.redeemed_at AND NOT EXISTS ( \
+fn unassigned() -> String {
+    format!(
+        "l.created_at <= r.redeemed_at AND NOT EXISTS ( \
     SELECT FROM coupon AS o JOIN bank AS b ON b.namespace_id = $1 AND b.id = o.bank_id \
-    LEFT JOIN LATERAL assigned_at($1, o.bank_id, o.lot_id, o.seq) AS a ON true \
+    LEFT JOIN LATERAL {} AS a ON true \
     WHERE o.namespace_id = $1 AND o.code = r.code AND (b.audience = 'site' OR (a.seq IS NOT NULL AND NOT EXISTS ( \
         SELECT FROM returned AS t WHERE t.namespace_id = $1 AND t.bank_id = a.bank_id AND t.lot_id = a.lot_id \
-            AND t.seq = a.seq AND t.turn = a.turn))))";
+            AND t.seq = a.seq AND t.turn = a.turn))))",
+        assigned::at("o.bank_id", "o.lot_id", "o.seq")
+    )
+}
 
 /// Redeemed before any bank had it.
 const BEFORE_UPLOAD: &str = "r.redeemed_at < l.created_at AND NOT EXISTS ( \
@@ -87,7 +92,7 @@ impl Store {
         const ON_THE_DAY: &str = "r.redeemed_at >= $2 AND r.redeemed_at < $3";
         let which = match counted {
             Counted::All => ON_THE_DAY.to_owned(),
-            Counted::Unassigned => format!("{ON_THE_DAY} AND {UNASSIGNED}"),
+            Counted::Unassigned => format!("{ON_THE_DAY} AND {}", unassigned()),
             Counted::BeforeUpload => format!("l.created_at >= $2 AND l.created_at < $3 AND {BEFORE_UPLOAD}"),
         };
         let statement =

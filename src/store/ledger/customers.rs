@@ -7,7 +7,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Integer, Text};
 
 use crate::store::banks::lock_banks;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, assigned};
 
 /// How erasing ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,12 +41,16 @@ struct Count {
     rows: i64,
 }
 
-const BANKS: &str = "
-SELECT k.id FROM bank k WHERE k.namespace_id = $1 AND (
-    EXISTS (SELECT FROM assigned_to($1, k.id, $2))
-    OR EXISTS (SELECT FROM batch b JOIN unassigned n ON n.namespace_id = $1 AND n.batch_id = b.id AND n.customer = $2
-               WHERE b.namespace_id = $1 AND b.bank_id = k.id))
-ORDER BY k.id";
+fn banks() -> String {
+    format!(
+        "SELECT k.id FROM bank k WHERE k.namespace_id = $1 AND (
+            EXISTS (SELECT FROM {} a)
+            OR EXISTS (SELECT FROM batch b JOIN unassigned n ON n.namespace_id = $1 AND n.batch_id = b.id AND n.customer = $2
+                       WHERE b.namespace_id = $1 AND b.bank_id = k.id))
+        ORDER BY k.id",
+        assigned::to("k.id", "$2")
+    )
+}
 
 const EXPORTING: &str = "
 SELECT b.id FROM batch b WHERE b.namespace_id = $1 AND b.bank_id = ANY($2) AND b.state = 'assigned' ORDER BY b.id";
@@ -107,7 +111,7 @@ impl Store {
     /// Any [`StoreError`] of the statements.
     pub fn erase_customer(&self, namespace_id: i32, customer: &str, token: &str) -> Result<Erased, StoreError> {
         self.transaction(|transaction| {
-            let found: Vec<Id> = diesel::sql_query(BANKS)
+            let found: Vec<Id> = diesel::sql_query(banks())
                 .bind::<Integer, _>(namespace_id)
                 .bind::<Text, _>(customer)
                 .load(transaction)?;

@@ -4,7 +4,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, SmallInt, Text, Timestamptz};
 
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, assigned};
 
 /// A code in one bank.
 #[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
@@ -186,12 +186,10 @@ SELECT a.bank_id, b.name AS bank, b.persistent, a.customer, a.channel, a.draw, a
 FROM bank b ";
 
 const OF_CUSTOMER: &str = "
-CROSS JOIN LATERAL assigned_to($1, b.id, $2) a
 JOIN lot l ON l.namespace_id = $1 AND l.bank_id = b.id AND l.id = a.lot_id
 WHERE b.namespace_id = $1 ORDER BY a.bank_id, a.channel, a.draw";
 
 const OF_PLACE: &str = "
-CROSS JOIN LATERAL assigned_at($1, $2, $3, $4) a
 JOIN lot l ON l.namespace_id = $1 AND l.bank_id = $2 AND l.id = $3
 WHERE b.namespace_id = $1 AND b.id = $2 ORDER BY a.draw";
 
@@ -237,7 +235,7 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`] of the statement.
     pub fn given_code(&self, namespace_id: i32, at: &BankedCode) -> Result<Vec<GivenCode>, StoreError> {
-        Ok(diesel::sql_query(format!("{GIVEN}{OF_PLACE}"))
+        Ok(diesel::sql_query(format!("{GIVEN}CROSS JOIN LATERAL {} a {OF_PLACE}", assigned::at("$2", "$3", "$4")))
             .bind::<Integer, _>(namespace_id)
             .bind::<Integer, _>(at.bank_id)
             .bind::<Integer, _>(at.lot_id)
@@ -289,7 +287,7 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`] of the statement.
     pub fn given_to(&self, namespace_id: i32, customer: &str) -> Result<Vec<GivenCode>, StoreError> {
-        Ok(diesel::sql_query(format!("{GIVEN}{OF_CUSTOMER}"))
+        Ok(diesel::sql_query(format!("{GIVEN}CROSS JOIN LATERAL {} a {OF_CUSTOMER}", assigned::to("b.id", "$2")))
             .bind::<Integer, _>(namespace_id)
             .bind::<Text, _>(customer)
             .load(&mut self.connection()?)?)

@@ -50,10 +50,10 @@ FROM (
         ((l.size - l.next_seq - l.redeemed_ahead) + (l.returns - l.next_return - l.returns_redeemed))::bigint AS waiting,
         (SELECT count(*) FROM assignment a
          WHERE a.namespace_id = $1 AND a.bank_id = l.bank_id AND a.lot_id = l.id)
-        + (SELECT coalesce(sum(s.customers), 0) FROM assignment_sheet s
+        + (SELECT coalesce(sum(s.customers), 0)::bigint FROM assignment_sheet s
            WHERE s.namespace_id = $1 AND s.bank_id = l.bank_id AND s.lot_id = l.id)
         - (SELECT count(*) FROM returned t
-           WHERE t.namespace_id = $1 AND t.bank_id = l.bank_id AND t.lot_id = l.id)::bigint AS handed_out
+           WHERE t.namespace_id = $1 AND t.bank_id = l.bank_id AND t.lot_id = l.id) AS handed_out
     FROM lot l JOIN bank b ON b.namespace_id = l.namespace_id AND b.id = l.bank_id
     WHERE l.namespace_id = $1 AND l.upload_id = $2) c
 ORDER BY c.bank, c.id";
