@@ -7,7 +7,8 @@
 //!
 //! Around them: [`config`] (what the admin wrote, checked), [`plaintext`] (from a file as received to verified rows),
 //! [`openpgp`] (the only user of the OpenPGP library), [`reason`] (every reason a report can give),
-//! [`recipients`] (which rows of a list count, for both flows), [`schedule`] (when a campaign's batches are due), [`clock`].
+//! [`recipients`] (which rows of a list count, for both flows), [`schedule`] (when a campaign's batches are due), [`clock`],
+//! [`digest`] (SHA-256).
 //! [`alert`] (what people must hear of, by mail and log), [`ledger`] (what an admin asks and does by hand), [`cli`] (the commands).
 
 pub mod alert;

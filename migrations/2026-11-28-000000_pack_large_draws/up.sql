@@ -1,4 +1,4 @@
--- What a large draw takes out of one lot is packed: some eighty assignments to a row. A row each, with two index entries, was
+-- What a large draw takes out of one lot is packed: some seventy assignments to a row. A row each, with two index entries, was
 -- two thirds of what a batch costs. src/store/sheets.rs.
 
 CREATE TABLE assignment_sheet (

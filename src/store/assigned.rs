@@ -73,9 +73,7 @@ const RESET: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan 
 /// place: to unfold a page for one assignment costs twenty times as much.
 pub(super) fn to(bank: &str, customer: &str) -> String {
     format!(
-        "(SELECT in_row.bank_id, in_row.customer, in_row.channel, in_row.draw, in_row.batch_id, in_row.lot_id, in_row.seq, \
-              in_row.turn, in_row.outcome, in_row.code \
-          FROM assignment in_row \
+        "(SELECT {UNPACKED} FROM assignment in_row \
           WHERE in_row.namespace_id = $1 AND in_row.bank_id = {bank} AND in_row.customer = {customer} \
           UNION ALL \
           SELECT {PACKED} FROM assignment_sheet in_sheet \
@@ -91,9 +89,7 @@ pub(super) fn to(bank: &str, customer: &str) -> String {
 /// The same for who was given the code at one place of a lot, turn by turn.
 pub(super) fn at(bank: &str, lot: &str, place: &str) -> String {
     format!(
-        "(SELECT in_row.bank_id, in_row.customer, in_row.channel, in_row.draw, in_row.batch_id, in_row.lot_id, in_row.seq, \
-              in_row.turn, in_row.outcome, in_row.code \
-          FROM assignment in_row \
+        "(SELECT {UNPACKED} FROM assignment in_row \
           WHERE in_row.namespace_id = $1 AND in_row.bank_id = {bank} AND in_row.lot_id = {lot} AND in_row.seq = {place} \
           UNION ALL \
           SELECT {PACKED} \
@@ -107,6 +103,9 @@ pub(super) fn at(bank: &str, lot: &str, place: &str) -> String {
     )
 }
 
+const UNPACKED: &str = "in_row.bank_id, in_row.customer, in_row.channel, in_row.draw, in_row.batch_id, in_row.lot_id, \
+    in_row.seq, in_row.turn, in_row.outcome, in_row.code";
+/// The same columns of the place in a page.
 const PACKED: &str = "in_sheet.bank_id, in_page.customers[in_place.th], in_sheet.channel, in_sheet.draw, in_sheet.batch_id, \
     in_sheet.lot_id, in_page.seqs[in_place.th], 0::smallint, in_page.outcomes[in_place.th], in_page.codes[in_place.th]";
 

@@ -1,4 +1,4 @@
-//! Sheets: what a large draw takes out of one lot, packed into pages of some eighty assignments.
+//! Sheets: what a large draw takes out of one lot, packed into pages of some seventy assignments.
 //!
 //! A row of its own with two index entries was two thirds of what a batch costs. Within a sheet customers and places rise
 //! together, so that its pages are found by either ([`super::assigned`]). Small draws, and codes that came back to stock,
