@@ -20,6 +20,7 @@ use super::StoreError;
 use super::by_place::column;
 use super::meets::Meets;
 use super::recipients::{Met, Recipients};
+use super::redeemed::Redeemed;
 use crate::sorter::run::RunRow;
 
 /// Which assignments.
@@ -31,8 +32,8 @@ pub(super) struct Scope<'a> {
     pub(super) channel: &'a str,
     /// The first and the last draw.
     pub(super) draws: (i32, i32),
-    /// Whether it is asked which codes are redeemed.
-    pub(super) asks_redeemed: bool,
+    /// What is redeemed, where that is asked.
+    pub(super) redeemed: Option<&'a Redeemed>,
     /// The batch whose customers without a code of the bank are asked for too.
     pub(super) left_out_of: Option<i64>,
 }
@@ -109,51 +110,45 @@ const UNPACKED: &str = "in_row.bank_id, in_row.customer, in_row.channel, in_row.
 const PACKED: &str = "in_sheet.bank_id, in_page.customers[in_place.th], in_sheet.channel, in_sheet.draw, in_sheet.batch_id, \
     in_sheet.lot_id, in_page.seqs[in_place.th], 0::smallint, in_page.outcomes[in_place.th], in_page.codes[in_place.th]";
 
-/// The columns of a [`Piece`]: of a row, then of a page, then of who was left out.
-const ROW: &str = "a.customer AS first, a.draw, a.lot_id, NULL::text[] AS customers, ARRAY[a.outcome] AS outcomes, \
-                   ARRAY[a.code] AS codes";
-const PAGE: &str = "p.first_customer, p.draw, p.lot_id, p.customers, p.outcomes, p.codes";
-const WITHOUT: &str = "n.customer, 2147483647, 0, NULL::text[], ARRAY[0::smallint], ARRAY[n.reason], NULL::integer[]";
-
-/// How rows and pages say what is redeemed: what rows are joined to, their column, and that of pages. Each code is looked up;
-/// of a page the places of those that are, from 1.
-fn redeemed(asked: bool) -> (&'static str, &'static str, &'static str) {
-    match asked {
-        false => ("", "NULL::integer[]", "NULL::integer[]"),
-        true => (
-            "LEFT JOIN LATERAL (SELECT x.code FROM redemption x WHERE x.namespace_id = $1 AND x.code = a.code OFFSET 0) r ON true",
-            "CASE WHEN r.code IS NOT NULL THEN ARRAY[1] END",
-            "(SELECT array_agg(u.nth::integer) FROM unnest(p.codes) WITH ORDINALITY AS u (code, nth) CROSS JOIN LATERAL \
-                 (SELECT FROM redemption x WHERE x.namespace_id = $1 AND x.code = u.code OFFSET 0) r)",
+/// The columns of a [`Piece`]: of a row, then of a page, then of who was left out. Places only where it is asked what is redeemed.
+fn columns(with_places: bool) -> (String, String, &'static str) {
+    let (of_row, of_page) =
+        if with_places { ("ARRAY[a.seq]", "p.seqs") } else { ("NULL::integer[]", "NULL::integer[]") };
+    (
+        format!(
+            "a.customer AS first, a.draw, a.lot_id, NULL::text[] AS customers, ARRAY[a.outcome] AS outcomes, \
+             ARRAY[a.code] AS codes, {of_row}"
         ),
-    }
+        format!("p.first_customer, p.draw, p.lot_id, p.customers, p.outcomes, p.codes, {of_page}"),
+        "n.customer, 2147483647, 0, NULL::text[], ARRAY[0::smallint], ARRAY[n.reason], NULL::integer[]",
+    )
 }
 
 /// All of the bank. A draw has one channel, so that its pages need no join to its sheets, which would know no order.
-fn all(asks_redeemed: bool) -> String {
-    let (join, row_redeemed, page_redeemed) = redeemed(asks_redeemed);
+fn all(with_places: bool) -> String {
+    let (row, page, without) = columns(with_places);
     format!(
-        "(SELECT {ROW}, {row_redeemed} FROM assignment a {join} \
+        "(SELECT {row} FROM assignment a \
           WHERE a.namespace_id = $1 AND a.bank_id = $2 AND a.channel = $3 AND a.draw BETWEEN $4 AND $5) \
          UNION ALL \
-         (SELECT {PAGE}, {page_redeemed} FROM assignment_page p \
+         (SELECT {page} FROM assignment_page p \
           WHERE p.namespace_id = $1 AND p.bank_id = $2 AND p.draw = ANY (ARRAY(SELECT s.draw FROM assignment_sheet s \
               WHERE s.namespace_id = $1 AND s.bank_id = $2 AND s.channel = $3 AND s.draw BETWEEN $4 AND $5))) \
          UNION ALL \
-         (SELECT {WITHOUT} FROM unassigned n WHERE n.namespace_id = $1 AND n.batch_id = $6) \
+         (SELECT {without} FROM unassigned n WHERE n.namespace_id = $1 AND n.batch_id = $6) \
          ORDER BY 1"
     )
 }
 
 /// Of some customers, $7. One by one, each with all of the index's columns: a condition on all customers at once may be left
 /// to a filter behind it.
-fn some(asks_redeemed: bool) -> String {
-    let (join, row_redeemed, _) = redeemed(asks_redeemed);
+fn some(with_places: bool) -> String {
+    let (row, _, without) = columns(with_places);
     format!(
-        "(SELECT {ROW}, {row_redeemed} FROM unnest($7) AS c (customer) CROSS JOIN LATERAL {} a {join} \
+        "(SELECT {row} FROM unnest($7) AS c (customer) CROSS JOIN LATERAL {} a \
           WHERE a.channel = $3 AND a.draw BETWEEN $4 AND $5) \
          UNION ALL \
-         (SELECT {WITHOUT} FROM unnest($7) AS c (customer) \
+         (SELECT {without} FROM unnest($7) AS c (customer) \
           CROSS JOIN LATERAL (SELECT x.customer, x.reason FROM unassigned x \
               WHERE x.namespace_id = $1 AND x.batch_id = $6 AND x.customer = c.customer OFFSET 0) n) \
          ORDER BY 1",
@@ -182,8 +177,9 @@ pub(super) fn of_list(
         list.looked_up(|customers| of_some(connection, scope, customers), Assigned::customer, each)?;
     } else {
         connection.batch_execute(IN_ORDER)?;
-        let pieces = bound(all(scope.asks_redeemed), scope).load_iter::<Piece, PgRowByRowLoadingMode>(connection)?;
-        list.beside(Latest::of(pieces), Assigned::customer, each)?;
+        let pieces =
+            bound(all(scope.redeemed.is_some()), scope).load_iter::<Piece, PgRowByRowLoadingMode>(connection)?;
+        list.beside(Latest::of(pieces, scope.redeemed), Assigned::customer, each)?;
     }
     Ok(connection.batch_execute(RESET)?)
 }
@@ -193,8 +189,8 @@ const LOOKED_AT: i64 = 3;
 
 fn of_some(connection: &mut PgConnection, scope: &Scope<'_>, customers: &[&str]) -> QueryResult<Vec<Assigned>> {
     let pieces: Vec<Piece> =
-        bound(some(scope.asks_redeemed), scope).bind::<Array<Text>, _>(customers).load(connection)?;
-    Latest::of(pieces.into_iter().map(Ok)).collect()
+        bound(some(scope.redeemed.is_some()), scope).bind::<Array<Text>, _>(customers).load(connection)?;
+    Latest::of(pieces.into_iter().map(Ok), scope.redeemed).collect()
 }
 
 fn bound(statement: String, scope: &Scope<'_>) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
@@ -231,10 +227,8 @@ struct Piece {
     customers: Option<Elements>,
     outcomes: Elements,
     codes: Elements,
-    redeemed: Elements,
-    /// The place of the customer at hand, from 1, and the next that is redeemed.
-    place: i32,
-    next_redeemed: Option<i32>,
+    /// The codes' places in the lot; `None` where they were not asked for.
+    seqs: Option<Elements>,
 }
 
 impl QueryableByName<Pg> for Piece {
@@ -246,46 +240,44 @@ impl QueryableByName<Pg> for Piece {
             customers: column::<Nullable<Array<Text>>, _>(row, 3)?,
             outcomes: column::<Array<SmallInt>, _>(row, 4)?,
             codes: column::<Array<Text>, _>(row, 5)?,
-            redeemed: column::<Nullable<Array<Integer>>, Option<Elements>>(row, 6)?.unwrap_or_default(),
-            place: 1,
-            next_redeemed: None,
+            seqs: column::<Nullable<Array<Integer>>, _>(row, 6)?,
         };
         if let Some(customers) = &mut piece.customers {
             customers.next()?;
         }
-        piece.next_redeemed = piece.redeemed.next()?.map(number);
         Ok(piece)
     }
 }
 
 impl Piece {
-    /// The assignment at hand; and on to the next. The second is false when there is none.
-    fn take(&mut self) -> deserialize::Result<(Assigned, bool)> {
-        let redeemed = self.next_redeemed == Some(self.place);
-        if redeemed {
-            self.next_redeemed = self.redeemed.next()?.map(number);
-        }
+    /// The assignment at hand; and on to the next. The second is false when there is none. `redeemed`: as in [`Scope`].
+    fn take(&mut self, redeemed: Option<&Redeemed>) -> deserialize::Result<(Assigned, bool)> {
         let (Some(outcome), Some(code)) = (self.outcomes.next()?, self.codes.next()?) else {
             return Err("a page has more customers than codes".into());
+        };
+        let outcome = i16::try_from(number(outcome))?;
+        let redeemed = match (redeemed, &mut self.seqs) {
+            (Some(redeemed), Some(seqs)) => {
+                let seq = seqs.next()?.ok_or("a page has more customers than places")?;
+                redeemed.has(self.lot_id, number(seq))
+            }
+            (Some(_), None) if outcome != LEFT_OUT => return Err("an assignment has no place".into()),
+            _ => false,
         };
         let assigned = Assigned {
             customer: std::mem::take(&mut self.customer),
             draw: self.draw,
             lot_id: self.lot_id,
-            outcome: i16::try_from(number(outcome))?,
+            outcome,
             code: std::str::from_utf8(code)?.to_owned(),
             redeemed,
         };
-        self.place += 1;
         let next = match &mut self.customers {
             Some(customers) => customers.next()?,
             None => None,
         };
-        match next {
-            Some(next) => std::str::from_utf8(next)?.clone_into(&mut self.customer),
-            // Places rise; one that was passed over would be a code that is kept although it is redeemed.
-            None if self.next_redeemed.is_some() => return Err("places of redeemed codes do not rise".into()),
-            None => {}
+        if let Some(next) = next {
+            std::str::from_utf8(next)?.clone_into(&mut self.customer);
         }
         Ok((assigned, next.is_some()))
     }
@@ -313,17 +305,18 @@ impl PartialEq for Piece {
 impl Eq for Piece {}
 
 /// The latest assignment of each customer, out of pieces that come in the order of their first customers.
-struct Latest<I: Iterator<Item = QueryResult<Piece>>> {
+struct Latest<'r, I: Iterator<Item = QueryResult<Piece>>> {
     pieces: Peekable<I>,
+    redeemed: Option<&'r Redeemed>,
     /// Pieces that are begun.
     open: BinaryHeap<Piece>,
     /// The customer that came out last.
     last: Option<String>,
 }
 
-impl<I: Iterator<Item = QueryResult<Piece>>> Latest<I> {
-    fn of(pieces: I) -> Self {
-        Self { pieces: pieces.peekable(), open: BinaryHeap::new(), last: None }
+impl<'r, I: Iterator<Item = QueryResult<Piece>>> Latest<'r, I> {
+    fn of(pieces: I, redeemed: Option<&'r Redeemed>) -> Self {
+        Self { pieces: pieces.peekable(), redeemed, open: BinaryHeap::new(), last: None }
     }
 
     /// The next assignment of any draw; those of one customer come latest first.
@@ -336,7 +329,7 @@ impl<I: Iterator<Item = QueryResult<Piece>>> Latest<I> {
             self.open.push(piece?);
         }
         let Some(mut piece) = self.open.peek_mut() else { return Ok(None) };
-        let (assigned, more) = piece.take().map_err(diesel::result::Error::DeserializationError)?;
+        let (assigned, more) = piece.take(self.redeemed).map_err(diesel::result::Error::DeserializationError)?;
         if !more {
             PeekMut::pop(piece);
         }
@@ -344,7 +337,7 @@ impl<I: Iterator<Item = QueryResult<Piece>>> Latest<I> {
     }
 }
 
-impl<I: Iterator<Item = QueryResult<Piece>>> Iterator for Latest<I> {
+impl<I: Iterator<Item = QueryResult<Piece>>> Iterator for Latest<'_, I> {
     type Item = QueryResult<Assigned>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -423,34 +416,34 @@ mod tests {
         Elements { bytes, at: HEADER }
     }
 
-    /// A page of a draw; each customer's code is named after both, and those at the places in `redeemed` are.
-    fn page(draw: i32, customers: &[&str], redeemed: &[i32]) -> Piece {
-        let codes: Vec<String> = customers.iter().map(|customer| format!("{customer}/{draw}")).collect();
-        let places: Vec<[u8; 4]> = redeemed.iter().map(|place| place.to_be_bytes()).collect();
-        let mut redeemed = array(&places.iter().map(<[u8; 4]>::as_slice).collect::<Vec<_>>());
-        let next_redeemed = redeemed.next().unwrap().map(number);
-        let mut rest = array(&customers.iter().map(|customer| customer.as_bytes()).collect::<Vec<_>>());
+    /// A page of a draw; each customer's code is named after both, and lies at a place of its own.
+    fn page(draw: i32, customers: &[(&str, i32)]) -> Piece {
+        let codes: Vec<String> = customers.iter().map(|(customer, _)| format!("{customer}/{draw}")).collect();
+        let seqs: Vec<[u8; 4]> = customers.iter().map(|(_, seq)| seq.to_be_bytes()).collect();
+        let mut rest = array(&customers.iter().map(|(customer, _)| customer.as_bytes()).collect::<Vec<_>>());
         rest.next().unwrap();
         Piece {
-            customer: customers[0].to_owned(),
+            customer: customers[0].0.to_owned(),
             draw,
             lot_id: 1,
             customers: Some(rest),
             outcomes: array(&vec![&[0_u8, 2][..]; customers.len()]),
             codes: array(&codes.iter().map(String::as_bytes).collect::<Vec<_>>()),
-            redeemed,
-            place: 1,
-            next_redeemed,
+            seqs: Some(array(&seqs.iter().map(<[u8; 4]>::as_slice).collect::<Vec<_>>())),
         }
     }
 
+    /// Places of the lot that are redeemed.
+    const REDEEMED: [i32; 4] = [10, 13, 22, 90];
+
     fn row(draw: i32, customer: &str) -> Piece {
-        Piece { customers: None, ..page(draw, &[customer], &[]) }
+        Piece { customers: None, ..page(draw, &[(customer, 90 + draw)]) }
     }
 
     #[track_caller]
     fn check(pieces: Vec<Piece>, expected: &[&str]) {
-        let latest: QueryResult<Vec<Assigned>> = Latest::of(pieces.into_iter().map(Ok)).collect();
+        let redeemed = Redeemed::of_lot(1, &REDEEMED);
+        let latest: QueryResult<Vec<Assigned>> = Latest::of(pieces.into_iter().map(Ok), Some(&redeemed)).collect();
         let said: Vec<String> = latest
             .unwrap()
             .into_iter()
@@ -467,28 +460,40 @@ mod tests {
         check(vec![row(3, "b")], &["b/3"]);
         // Pages that overlap, a row of the same draw between them, a customer in all three draws.
         let pieces = vec![
-            page(1, &["a", "c", "e", "z"], &[1, 4]),
-            page(2, &["b", "c"], &[2]),
+            page(1, &[("a", 10), ("c", 11), ("e", 12), ("z", 13)]),
+            page(2, &[("b", 21), ("c", 22)]),
             row(3, "c"),
-            page(2, &["d", "e"], &[]),
-            row(1, "f"),
-            page(1, &["zz"], &[1]),
+            page(2, &[("d", 23), ("e", 24)]),
+            row(0, "f"),
+            page(1, &[("zz", 90)]),
         ];
-        let expected = ["a/1 redeemed", "b/2", "c/3", "d/2", "e/2", "f/1", "z/1 redeemed", "zz/1 redeemed"];
+        let expected = ["a/1 redeemed", "b/2", "c/3", "d/2", "e/2", "f/0 redeemed", "z/1 redeemed", "zz/1 redeemed"];
         check(pieces, &expected);
         // One customer, and pieces that begin with the same one.
-        check(vec![row(1, "a"), row(3, "a"), row(2, "a"), page(4, &["a", "b"], &[2])], &["a/4", "b/4 redeemed"]);
+        let pieces = vec![row(1, "a"), row(3, "a"), row(2, "a"), page(4, &[("a", 9), ("b", 10)])];
+        check(pieces, &["a/4", "b/4 redeemed"]);
+    }
+
+    /// A code whose place nobody knows might be redeemed.
+    #[test]
+    fn a_place_that_is_missing_is_an_error() {
+        let redeemed = Redeemed::of_lot(1, &REDEEMED);
+        let latest =
+            |piece| Latest::of([Ok(piece)].into_iter(), Some(&redeemed)).collect::<QueryResult<Vec<Assigned>>>();
+        assert!(latest(Piece { seqs: None, ..page(1, &[("a", 9)]) }).is_err());
+        assert!(latest(Piece { seqs: Some(array(&[])), ..page(1, &[("a", 9)]) }).is_err());
+        let left_out = Piece { seqs: None, outcomes: array(&[&[0, 0]]), ..row(1, "a") };
+        assert!(!latest(left_out).unwrap()[0].redeemed);
     }
 
     #[test]
     fn an_array_that_was_cut_is_an_error() {
-        let mut cut = page(1, &["a", "b"], &[]);
+        let latest = |piece| Latest::of([Ok(piece)].into_iter(), None).collect::<QueryResult<Vec<Assigned>>>();
+        let mut cut = page(1, &[("a", 1), ("b", 2)]);
         cut.codes.bytes.pop();
-        let taken: QueryResult<Vec<Assigned>> = Latest::of([Ok(cut)].into_iter()).collect();
-        assert!(taken.is_err());
-        let mut few = page(1, &["a", "b"], &[]);
+        assert!(latest(cut).is_err());
+        let mut few = page(1, &[("a", 1), ("b", 2)]);
         few.codes = array(&[b"a/1"]);
-        let taken: QueryResult<Vec<Assigned>> = Latest::of([Ok(few)].into_iter()).collect();
-        assert!(taken.is_err());
+        assert!(latest(few).is_err());
     }
 }

@@ -13,13 +13,14 @@ use std::io::{self, Write};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::connection::SimpleConnection as _;
-use diesel::pg::CopyFormat;
+use diesel::pg::{CopyFormat, PgRowByRowLoadingMode};
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, Text, Timestamptz};
 
 use super::citus::is_citus;
 use super::copy::{Rows, escape, write_run};
 use super::ledger::undo::bring_back;
+use super::redeemed::{NewlyRedeemed, Place};
 use super::shelves::Loading;
 use super::{StoreError, Transaction};
 use crate::sorter::run::{Run, RunRow};
@@ -48,17 +49,23 @@ pub struct NewLot {
 }
 
 /// What an upload added to one lot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddedLot {
     /// Index in the list of new lots.
-    #[diesel(sql_type = Integer)]
     pub lot_key: i32,
     /// Codes added.
-    #[diesel(sql_type = BigInt)]
     pub size: i64,
     /// Of these, codes that were redeemed before they came.
-    #[diesel(sql_type = BigInt)]
     pub redeemed: i64,
+}
+
+/// How many codes a lot got.
+#[derive(Clone, Copy, Debug, QueryableByName)]
+pub(super) struct LotSize {
+    #[diesel(sql_type = Integer)]
+    lot_key: i32,
+    #[diesel(sql_type = BigInt)]
+    size: i64,
 }
 
 /// A row that was skipped because the code was there already.
@@ -187,11 +194,15 @@ impl Intake {
         connection.batch_execute(CLASHES)?;
         if let Some(loading) = self.loading {
             if self.indexed && loading.settle(connection, self.rows, (known.any_lots, known.any_void))? {
-                let lots = loading.kept(connection, self.rows, known.any_redemptions)?;
+                let redeemed = match known.any_redemptions {
+                    true => loading.redeemed(connection, self.rows)?,
+                    false => NewlyRedeemed::default(),
+                };
+                let sizes = loading.sizes(connection)?;
                 let shelf = loading.attach(connection)?;
-                let kept: i64 = lots.iter().map(|lot| lot.size).sum();
+                let kept: i64 = sizes.iter().map(|lot| lot.size).sum();
                 let clashes = self.rows.saturating_sub(u64::try_from(kept).unwrap_or_default());
-                return Ok(Added { lots: with_codes(lots), clashes, shelf });
+                return Ok(Added { lots: self.write_redeemed(connection, &sizes, redeemed)?, clashes, shelf });
             }
             loading.give_up(connection)?;
         }
@@ -240,22 +251,38 @@ impl Intake {
         }
         let insert = insert(self.runs, lots, clashes);
         let namespace_id = self.namespace_id;
-        let added = if lots == 1 {
+        let sizes = if lots == 1 {
             let size = diesel::sql_query(insert).bind::<Integer, _>(namespace_id).execute(connection)?;
-            let redeemed = if known.any_redemptions { redeemed(connection, namespace_id)? } else { 0 };
-            vec![AddedLot { lot_key: 0, size: i64::try_from(size).unwrap_or(i64::MAX), redeemed }]
+            vec![LotSize { lot_key: 0, size: i64::try_from(size).unwrap_or(i64::MAX) }]
         } else {
-            diesel::sql_query(counted(&insert, known.any_redemptions))
-                .bind::<Integer, _>(namespace_id)
-                .load(connection)?
+            diesel::sql_query(counted(&insert)).bind::<Integer, _>(namespace_id).load(connection)?
+        };
+        let redeemed = match known.any_redemptions {
+            true => redeemed(connection, namespace_id)?,
+            false => NewlyRedeemed::default(),
         };
         connection.batch_execute("SET LOCAL enable_nestloop = on; SET LOCAL enable_seqscan = on")?;
-        Ok(Added { lots: with_codes(added), clashes, shelf: 0 })
+        Ok(Added { lots: self.write_redeemed(connection, &sizes, redeemed)?, clashes, shelf: 0 })
     }
-}
 
-fn with_codes(lots: Vec<AddedLot>) -> Vec<AddedLot> {
-    lots.into_iter().filter(|lot| lot.size > 0).collect()
+    /// Writes down which of the codes were redeemed before they came. Returns the lots that got any.
+    fn write_redeemed(
+        &self,
+        connection: &mut Transaction,
+        sizes: &[LotSize],
+        redeemed: NewlyRedeemed,
+    ) -> Result<Vec<AddedLot>, StoreError> {
+        let by_lot = redeemed.by_lot();
+        redeemed.write(connection, self.namespace_id)?;
+        let redeemed_of = |lot_key| {
+            let lot = usize::try_from(lot_key).ok().and_then(|key| self.lots.get(key));
+            lot.and_then(|(id, _)| by_lot.get(id)).copied().unwrap_or(0)
+        };
+        let with_codes = sizes.iter().filter(|lot| lot.size > 0);
+        Ok(with_codes
+            .map(|lot| AddedLot { lot_key: lot.lot_key, size: lot.size, redeemed: redeemed_of(lot.lot_key) })
+            .collect())
+    }
 }
 
 #[derive(QueryableByName)]
@@ -353,38 +380,29 @@ fn insert(runs: u64, lots: usize, clashes: u64) -> String {
 }
 
 /// The insert with its counts per lot.
-fn counted(insert: &str, any_redemptions: bool) -> String {
-    let (redeemed, looked_up) = if any_redemptions {
-        let look_up = "LEFT JOIN LATERAL (SELECT true AS hit FROM redemption AS r \
-                       WHERE r.namespace_id = $1 AND r.code = a.code OFFSET 0) AS r ON true";
-        ("count(r.hit)", look_up)
-    } else {
-        ("0::bigint", "")
-    };
+fn counted(insert: &str) -> String {
     format!(
-        "WITH added AS ({insert} RETURNING c.bank_id, c.lot_id, c.code) \
-         SELECT n.lot_key, count(*) AS size, {redeemed} AS redeemed \
-         FROM added AS a JOIN new_lot AS n ON n.bank_id = a.bank_id AND n.lot_id = a.lot_id {looked_up} \
-         GROUP BY n.lot_key ORDER BY n.lot_key"
+        "WITH added AS ({insert} RETURNING c.bank_id, c.lot_id) \
+         SELECT n.lot_key, count(*) AS size FROM added AS a \
+         JOIN new_lot AS n ON n.bank_id = a.bank_id AND n.lot_id = a.lot_id GROUP BY n.lot_key ORDER BY n.lot_key"
     )
 }
 
-/// How many codes of the one new lot were redeemed before they came.
-fn redeemed(connection: &mut Transaction, namespace_id: i32) -> Result<i64, StoreError> {
-    #[derive(QueryableByName)]
-    struct Redeemed {
-        #[diesel(sql_type = BigInt)]
-        redeemed: i64,
-    }
-    let found: Redeemed = diesel::sql_query(
-        "SELECT count(*) AS redeemed FROM coupon AS c \
-         CROSS JOIN LATERAL (SELECT FROM redemption AS r WHERE r.namespace_id = $1 AND r.code = c.code OFFSET 0) AS r \
-         WHERE c.namespace_id = $1 AND c.bank_id = (SELECT n.bank_id FROM new_lot AS n) \
-             AND c.lot_id = (SELECT n.lot_id FROM new_lot AS n)",
+/// Which codes of the new lots were redeemed before they came: each is looked up among the redemptions, and where it went only
+/// if it is one of them.
+fn redeemed(connection: &mut Transaction, namespace_id: i32) -> Result<NewlyRedeemed, StoreError> {
+    let places = diesel::sql_query(
+        "SELECT c.bank_id, c.lot_id, c.seq \
+         FROM (SELECT n.bank_id, n.lot_id, s.code FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s.lot_key \
+               CROSS JOIN LATERAL (SELECT FROM redemption AS r \
+                   WHERE r.namespace_id = $1 AND r.code = s.code OFFSET 0) AS r OFFSET 0) AS s \
+         CROSS JOIN LATERAL (SELECT k.bank_id, k.lot_id, k.seq FROM coupon AS k \
+             WHERE k.namespace_id = $1 AND k.code = s.code AND k.bank_id = s.bank_id OFFSET 0) AS c \
+         WHERE c.lot_id = s.lot_id",
     )
     .bind::<Integer, _>(namespace_id)
-    .get_result(connection)?;
-    Ok(found.redeemed)
+    .load_iter::<Place, PgRowByRowLoadingMode>(connection)?;
+    NewlyRedeemed::of(places)
 }
 
 /// Rows that [`Intake::add`] left out because their bank has the code, by line, at most `most`.

@@ -21,8 +21,9 @@ use super::batches::{Claim, kept, redemptions_as_of};
 use super::hand_out::hand_out;
 use super::needs::Needs;
 use super::recipients::{Met, Recipients};
+use super::redeemed::Redeemed;
 use super::schema::{bank, batch, lot};
-use super::{Store, StoreError, redemptions, sheets};
+use super::{Store, StoreError, sheets};
 use crate::bank::draw::split;
 use crate::bank::hold::{self, Hold};
 use crate::bank::stock::{self, Lot};
@@ -131,8 +132,7 @@ fn draw(
     let known = lots(connection, terms.claim.namespace_id, terms.bank_id, false)?;
     let mut answering = Answering::new(directory);
     answering.know(known.iter().map(|lot| (lot.id, lot.end_date)));
-    let any_redemptions = redemptions::any(connection, terms.claim.namespace_id)?;
-    let needs = decide(connection, list, terms, (&known, any_redemptions), &mut answering, directory)?;
+    let needs = decide(connection, list, terms, &known, &mut answering, directory)?;
     // Locked only now: redemptions go on while holds are looked up.
     let lots = lots(connection, terms.claim.namespace_id, terms.bank_id, true)?;
     answering.know(lots.iter().map(|lot| (lot.id, lot.end_date)));
@@ -164,19 +164,23 @@ fn decide(
     connection: &mut PgConnection,
     mut list: Recipients,
     terms: &DrawTerms<'_>,
-    (lots, any_redemptions): (&[Lot], bool),
+    lots: &[Lot],
     answering: &mut Answering,
     directory: &Path,
 ) -> Result<Needs, StoreError> {
     let mut needs = Needs::new(directory);
     let held = if terms.persistent { handed_out(lots) } else { 0 };
+    let redeemed = match terms.persistent {
+        true => Redeemed::of_bank(connection, terms.claim.namespace_id, terms.bank_id)?,
+        false => Redeemed::default(),
+    };
     let end_dates: HashMap<i32, Option<NaiveDate>> = lots.iter().map(|lot| (lot.id, lot.end_date)).collect();
     let scope = Scope {
         namespace_id: terms.claim.namespace_id,
         bank_id: terms.bank_id,
         channel: terms.hold_channel,
         draws: (0, i32::MAX),
-        asks_redeemed: any_redemptions,
+        redeemed: Some(&redeemed).filter(|redeemed| !redeemed.is_empty()),
         left_out_of: None,
     };
     // The code that the customer at hand keeps.

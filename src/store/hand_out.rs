@@ -1,6 +1,6 @@
 //! Handing out: codes of a bank's lots to customers who need one.
 //!
-//! No coupon row is locked or updated. Each lot's next codes are read as a range, redeemed ones left out, and go with the
+//! No coupon row is locked or updated. Each lot's next codes are read as a range, redeemed ones ([`super::redeemed`]) left out, and go with the
 //! customers into `assignment`, or, where they are thousands, into a sheet ([`super::sheets`]); the lot's counters move
 //! exactly as far. Codes that came back to stock ([`super::returns`])
 //! are a second range of the lot, and go first.
@@ -17,14 +17,15 @@ use diesel::prelude::*;
 use diesel::row::NamedRow;
 use diesel::sql_types::{BigInt, Integer, SmallInt, Text};
 
+use super::StoreError;
 use super::answers::Answering;
 use super::by_place::column;
 use super::copy::{Rows, escape, gather};
 use super::draw::{DrawTerms, Stop};
 use super::needs::{Needs, Waiting};
+use super::redeemed::Redeemed;
 use super::schema::{assignment, lot, unassigned};
 use super::sheets::{self, Given, Sheet};
-use super::{StoreError, redemptions};
 use crate::bank::draw::Part;
 use crate::bank::stock::Queue;
 
@@ -42,13 +43,10 @@ pub(super) fn hand_out(
 ) -> Result<(), Stop> {
     let ends: Vec<u64> = parts.iter().map(|part| part.served_before + part.take).collect();
     let left_over = needs.count() - ends.last().copied().unwrap_or(0);
-    let any_redemptions = redemptions::any(connection, terms.claim.namespace_id)?;
-    let mut giving = Giving { terms, draw, sheet_least, waiting: needs.in_line(&ends, answering)?, any_redemptions };
-    // What is redeemed is looked up, not joined: the namespace may have redeemed a hundred times the codes of one draw.
-    connection.batch_execute(
-        "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; \
-         SET LOCAL enable_memoize = off; SET LOCAL jit = off",
-    )?;
+    // Asked anew: now that the lots are locked nobody redeems any more of their codes.
+    let redeemed = Redeemed::of_bank(connection, terms.claim.namespace_id, terms.bank_id)?;
+    let mut giving = Giving { terms, draw, sheet_least, waiting: needs.in_line(&ends, answering)?, redeemed };
+    connection.batch_execute("SET LOCAL enable_seqscan = off; SET LOCAL jit = off")?;
     parts.iter().try_for_each(|part| giving.take(connection, part))?;
     if let Some(reason) = terms.short_reason.filter(|_| left_over > 0) {
         giving.leave_over(connection, reason, left_over)?;
@@ -81,26 +79,15 @@ impl QueryableByName<Pg> for Code {
 }
 
 /// The codes of a range of one queue.
-///
-/// Each is looked up among the redemptions, also where the lot's counter says that none is redeemed: a counter that is wrong
-/// then stops the draw, and hands out nothing.
-fn codes(queue: Queue, any_redemptions: bool) -> String {
+fn codes(queue: Queue) -> String {
     let (columns, table, place) = match queue {
         Queue::Fresh => ("c.seq AS place, c.seq, 0::smallint AS turn, c.code", "coupon", "seq"),
         // Each one's turn is one higher than when it came back, which the unique index on `assignment` lets happen once.
         Queue::Returned => ("c.place, c.seq, (c.turn + 1)::smallint AS turn, c.code", "returned", "place"),
     };
-    let (looked_up, kept) = match any_redemptions {
-        false => ("", ""),
-        true => (
-            "LEFT JOIN LATERAL (SELECT true AS hit FROM redemption r \
-                 WHERE r.namespace_id = $1 AND r.code = c.code OFFSET 0) r ON true",
-            "AND r.hit IS NULL",
-        ),
-    };
     format!(
-        "SELECT {columns} FROM {table} c {looked_up} \
-         WHERE c.namespace_id = $1 AND c.bank_id = $2 AND c.lot_id = $3 AND c.{place} >= $4 AND c.{place} < $5 {kept} \
+        "SELECT {columns} FROM {table} c \
+         WHERE c.namespace_id = $1 AND c.bank_id = $2 AND c.lot_id = $3 AND c.{place} >= $4 AND c.{place} < $5 \
          ORDER BY c.{place}"
     )
 }
@@ -112,7 +99,7 @@ struct Giving<'a, 't> {
     /// How many customers of one lot make a sheet.
     sheet_least: u64,
     waiting: Waiting<'a>,
-    any_redemptions: bool,
+    redeemed: Redeemed,
 }
 
 impl Giving<'_, '_> {
@@ -129,16 +116,24 @@ impl Giving<'_, '_> {
             let what = format!("codes that nobody has from place {} of lot {} on", part.next, part.lot_id);
             return Err(Stop::Store(StoreError::Missing { what }));
         }
+        // Two ways to the same number: neither a wrong counter nor a wrong place goes unseen.
+        if part.queue == Queue::Fresh
+            && Ok(self.redeemed.count_from(part.lot_id, part.next)) != u64::try_from(part.redeemed)
+        {
+            let what = format!("the {} redeemed codes that the counters of lot {} say", part.redeemed, part.lot_id);
+            return Err(Stop::Store(StoreError::Missing { what }));
+        }
         let (mut taken, mut begin, mut next) = (0, i64::from(part.next), part.next);
         while taken < part.take && begin < part.reach() {
             let end = part.reach().min(begin + AT_ONCE);
-            let mut codes: Vec<Code> = diesel::sql_query(codes(part.queue, self.any_redemptions))
+            let mut codes: Vec<Code> = diesel::sql_query(codes(part.queue))
                 .bind::<Integer, _>(self.terms.claim.namespace_id)
                 .bind::<Integer, _>(self.terms.bank_id)
                 .bind::<Integer, _>(part.lot_id)
                 .bind::<BigInt, _>(begin)
                 .bind::<BigInt, _>(end)
                 .load(connection)?;
+            codes.retain(|code| !self.redeemed.has(part.lot_id, code.seq));
             codes.truncate(usize::try_from(part.take - taken).unwrap_or(usize::MAX));
             if codes.first().is_some_and(|first| first.place < next)
                 || !codes.is_sorted_by(|one, other| one.place < other.place)

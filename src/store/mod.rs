@@ -28,6 +28,7 @@ pub mod private;
 mod receiving;
 pub mod recipients;
 pub mod recorded;
+mod redeemed;
 pub mod redemptions;
 pub mod refusals;
 pub mod retention;

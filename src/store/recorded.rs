@@ -64,7 +64,7 @@ impl Store {
                 bank_id: recorded.bank_id,
                 channel: recorded.hold_channel,
                 draws: (if recorded.persistent { 0 } else { recorded.draw }, recorded.draw),
-                asks_redeemed: false,
+                redeemed: None,
                 left_out_of: Some(recorded.batch_id),
             };
             let mut answer = None;

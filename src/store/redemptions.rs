@@ -11,13 +11,14 @@ use std::io::Write;
 
 use chrono::{DateTime, Utc};
 use diesel::connection::SimpleConnection as _;
-use diesel::pg::CopyFormat;
+use diesel::pg::{CopyFormat, PgRowByRowLoadingMode};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
 
 use super::citus::is_citus;
 use super::copy::Rows;
 pub use super::copy::{write_row, write_run};
+use super::redeemed::{NewlyRedeemed, Place};
 use super::schema::redemption;
 use super::{StoreError, Transaction};
 
@@ -183,6 +184,7 @@ pub fn apply(
     // Nor what it knows of codes that have just come back: only a hash compares the whole key at once.
     connection.batch_execute("SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off")?;
     let lots = count_in_lots(connection, namespace_id)?;
+    mark_places(connection, namespace_id)?;
     Ok((counts, lots))
 }
 
@@ -274,6 +276,7 @@ fn find_in_other_case(connection: &mut Transaction, namespace_id: i32) -> Result
     )?)
 }
 
+/// What a bank holds says by its place whether it is redeemed; what none holds is looked up.
 fn find_already_redeemed(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
     if !any(connection, namespace_id)? {
         return Ok(());
@@ -285,11 +288,22 @@ fn find_already_redeemed(connection: &mut Transaction, namespace_id: i32) -> Res
     };
     diesel::sql_query(format!(
         "INSERT INTO already (line) SELECT DISTINCT f.line FROM found AS f {met} \
-         WHERE NOT EXISTS (SELECT FROM already AS a WHERE a.line = f.line)"
+         WHERE f.bank_id IS NULL AND NOT EXISTS (SELECT FROM already AS a WHERE a.line = f.line)"
     ))
     .bind::<Integer, _>(namespace_id)
     .execute(connection)?;
-    Ok(())
+    // There are few blocks: each code meets its own in one pass.
+    connection.batch_execute("SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off")?;
+    diesel::sql_query(
+        "INSERT INTO already (line) SELECT DISTINCT f.line FROM found AS f \
+         JOIN (SELECT x.bank_id, x.lot_id, x.block, x.bits FROM redeemed_block AS x WHERE x.namespace_id = $1) AS b \
+             ON b.bank_id = f.bank_id AND b.lot_id = f.lot_id AND b.block = f.seq / 32768 \
+         WHERE CASE WHEN f.seq % 32768 < 8 * octet_length(b.bits) THEN get_bit(b.bits, f.seq % 32768) = 1 ELSE false END \
+             AND NOT EXISTS (SELECT FROM already AS a WHERE a.line = f.line)",
+    )
+    .bind::<Integer, _>(namespace_id)
+    .execute(connection)?;
+    Ok(connection.batch_execute("SET LOCAL enable_nestloop = on; SET LOCAL enable_mergejoin = on")?)
 }
 
 fn insert(
@@ -375,6 +389,13 @@ fn count_in_lots(connection: &mut Transaction, namespace_id: i32) -> Result<Vec<
     ))
     .bind::<Integer, _>(namespace_id)
     .load(connection)?)
+}
+
+/// Writes down by place what is redeemed from now on.
+fn mark_places(connection: &mut Transaction, namespace_id: i32) -> Result<(), StoreError> {
+    let places = diesel::sql_query(format!("SELECT r.bank_id, r.lot_id, r.seq FROM {REDEEMED_NOW} AS r"))
+        .load_iter::<Place, PgRowByRowLoadingMode>(connection)?;
+    NewlyRedeemed::of(places)?.write(connection, namespace_id)
 }
 
 /// Of the codes that [`apply`] has redeemed, those that nobody had been given in any bank. Codes of the site's banks are

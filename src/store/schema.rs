@@ -113,6 +113,16 @@ diesel::table! {
 }
 
 diesel::table! {
+    redeemed_block (namespace_id, bank_id, lot_id, block) {
+        namespace_id -> Int4,
+        bank_id -> Int4,
+        lot_id -> Int4,
+        block -> Int4,
+        bits -> Bytea,
+    }
+}
+
+diesel::table! {
     upload (namespace_id, id) {
         namespace_id -> Int4,
         id -> Int8,
@@ -272,6 +282,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     mail,
     namespace,
     pickup,
+    redeemed_block,
     redemption,
     returned,
     stock_day,

@@ -15,14 +15,15 @@
 use std::io::Write;
 
 use diesel::connection::SimpleConnection as _;
-use diesel::pg::CopyFormat;
+use diesel::pg::{CopyFormat, PgRowByRowLoadingMode};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer};
 
 use super::citus::is_citus;
 use super::copy::Rows;
-use super::coupons::AddedLot;
+use super::coupons::LotSize;
 use super::meets::Meets;
+use super::redeemed::{NewlyRedeemed, Place};
 use super::{StoreError, Transaction, statistics};
 
 mod loading {
@@ -281,40 +282,32 @@ impl Loading {
         Ok(())
     }
 
-    /// What each lot has now; to be called after [`Self::settle`].
-    pub(super) fn kept(
-        self,
-        connection: &mut Transaction,
-        codes: u64,
-        any_redemptions: bool,
-    ) -> Result<Vec<AddedLot>, StoreError> {
+    /// How many codes each lot has now; to be called after [`Self::settle`].
+    pub(super) fn sizes(self, connection: &mut Transaction) -> QueryResult<Vec<LotSize>> {
+        diesel::sql_query("SELECT n.lot_key, n.loaded AS size FROM new_lot AS n ORDER BY n.lot_key").load(connection)
+    }
+
+    /// Which of `codes` codes are redeemed already; to be called after [`Self::settle`].
+    pub(super) fn redeemed(self, connection: &mut Transaction, codes: u64) -> Result<NewlyRedeemed, StoreError> {
+        // Few redemptions are gone through beside the codes; of very many, those of the codes are looked up.
         let codes = i64::try_from(codes).unwrap_or(i64::MAX);
-        connection.batch_execute(
-            "CREATE TEMPORARY TABLE spent (lot_id integer NOT NULL, codes bigint NOT NULL) ON COMMIT DROP",
-        )?;
-        if any_redemptions {
-            // Few redemptions are gone through beside the codes; of very many, those of the codes are looked up.
-            let (off, met) = match Meets::by(statistics::redemptions(connection)?, codes) {
-                Meets::Joined => (MERGE, "JOIN redemption AS r ON r.namespace_id = $1 AND r.code = s.code"),
-                Meets::LookedUp => (
-                    LOOK_UP,
-                    "CROSS JOIN LATERAL (SELECT FROM redemption AS r \
-                         WHERE r.namespace_id = $1 AND r.code = s.code OFFSET 0) AS r",
-                ),
-            };
-            let counted = format!(
-                "INSERT INTO spent (lot_id, codes) SELECT s.lot_id, count(*) FROM coupon_loading AS s {met} \
-                 WHERE s.namespace_id = $1 GROUP BY s.lot_id"
-            );
-            without(connection, off, |connection| {
-                diesel::sql_query(counted).bind::<Integer, _>(self.namespace_id).execute(connection)
-            })?;
-        }
-        Ok(diesel::sql_query(
-            "SELECT n.lot_key, n.loaded AS size, coalesce(s.codes, 0) AS redeemed \
-             FROM new_lot AS n LEFT JOIN spent AS s ON s.lot_id = n.lot_id ORDER BY n.lot_key",
-        )
-        .load(connection)?)
+        let (off, met) = match Meets::by(statistics::redemptions(connection)?, codes) {
+            Meets::Joined => (MERGE, "JOIN redemption AS r ON r.namespace_id = $1 AND r.code = s.code"),
+            Meets::LookedUp => (
+                LOOK_UP,
+                "CROSS JOIN LATERAL (SELECT FROM redemption AS r \
+                     WHERE r.namespace_id = $1 AND r.code = s.code OFFSET 0) AS r",
+            ),
+        };
+        let places =
+            format!("SELECT s.bank_id, s.lot_id, s.seq FROM coupon_loading AS s {met} WHERE s.namespace_id = $1");
+        without(connection, off, |connection| {
+            NewlyRedeemed::of(
+                diesel::sql_query(places)
+                    .bind::<Integer, _>(self.namespace_id)
+                    .load_iter::<Place, PgRowByRowLoadingMode>(connection)?,
+            )
+        })
     }
 
     /// Makes the shelf a partition of `coupon`. Returns its number.
@@ -344,11 +337,11 @@ const MERGE: &[&str] = &["hashjoin", "nestloop", "sort", "seqscan", "bitmapscan"
 const LOOK_UP: &[&str] = &["memoize", "seqscan"];
 
 /// Does `work` while the planner has these ways no more.
-fn without<T>(
+fn without<T, E: From<diesel::result::Error>>(
     connection: &mut Transaction,
     ways: &[&str],
-    work: impl FnOnce(&mut Transaction) -> QueryResult<T>,
-) -> QueryResult<T> {
+    work: impl FnOnce(&mut Transaction) -> Result<T, E>,
+) -> Result<T, E> {
     let switch = |to: &str| ways.iter().map(|way| format!("SET LOCAL enable_{way} = {to};")).collect::<String>();
     // What costs so much by decree would be compiled each time.
     connection.batch_execute(&format!("SET LOCAL jit = off; {}", switch("off")))?;

@@ -18,6 +18,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use serde_json::Value;
 
+use crate::harness::redeemed::WRONG_PLACES;
 use crate::harness::until;
 use crate::harness::workshop::{Workshop, acme};
 
@@ -236,6 +237,7 @@ impl Bulk {
         let redeemed = "SELECT count(*) AS n FROM assigned a JOIN redemption r USING (namespace_id, code)
              JOIN batch b ON b.id = a.batch_id WHERE r.redeemed_at < b.assigned_at";
         assert_eq!(self.number(redeemed), 0, "{context}: a redeemed code was handed out");
+        assert_eq!(self.number(WRONG_PLACES), 0, "{context}: what is redeemed by place");
         let other = "SELECT count(*) AS n FROM coupon c JOIN assigned a USING (namespace_id, bank_id, lot_id, seq)
              WHERE c.code <> a.code";
         assert_eq!(self.number(other), 0, "{context}: an assignment with another's code");

@@ -28,6 +28,7 @@ mod openpgp;
 mod outbound;
 mod pickups;
 mod private_server;
+mod redeemed;
 mod refusals;
 mod reload;
 mod second_client;

@@ -27,6 +27,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use tempfile::TempDir;
 
+use crate::harness::redeemed::{WRONG_PLACES, mark_places};
+
 // ---- a throwaway server -------------------------------------------------------------------------------------------
 
 struct Server {
@@ -357,6 +359,7 @@ impl World {
             "UPDATE lot l SET redeemed_ahead = (SELECT count(*) FROM coupon c JOIN redemption r USING (namespace_id, code)
                 WHERE c.bank_id = l.bank_id AND c.lot_id = l.id AND c.seq >= l.next_seq)",
         );
+        self.sql(&mark_places());
     }
 
     /// What an applied redemptions upload does.
@@ -437,6 +440,7 @@ impl World {
             0,
             "a lot's counters differ from a recount"
         );
+        assert_eq!(self.number(WRONG_PLACES), 0, "what is redeemed by place differs from what is by code");
         assert_eq!(
             self.number(
                 "SELECT count(*) - count(DISTINCT (a.bank_id, a.code)) AS n FROM assigned a

@@ -8,6 +8,7 @@ use diesel::sql_types::Text;
 use serde_json::Value;
 
 use crate::harness::postgres;
+use crate::harness::redeemed::WRONG_PLACES;
 use crate::harness::workshop::{Workshop, acme};
 
 /// One code fills a hundred bytes, so that a first run is full with some 130,000 of them.
@@ -83,6 +84,7 @@ impl Shop {
                  <> (l.size, l.size, l.size, 0, l.size - 1, 0, l.redeemed_ahead)",
         );
         assert_eq!(wrong, Vec::<String>::new());
+        assert_eq!(self.ask(WRONG_PLACES), ["0"]);
         let twice = "SELECT (bank_id, code) FROM coupon GROUP BY bank_id, code HAVING count(*) > 1";
         assert_eq!(self.ask(twice), Vec::<String>::new());
         let bare = "SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = 'coupon'::regclass

@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::postgres::Database;
+use super::redeemed::WRONG_PLACES;
 use super::sftp::Client;
 use super::until;
 
@@ -330,6 +331,7 @@ impl Daemon {
              FROM lot l) counted WHERE size <> codes OR size <> places OR redeemed_ahead <> redeemed OR last >= next_seq",
         );
         assert_eq!(wrong, Vec::<Value>::new(), "lots whose counters are wrong");
+        assert_eq!(self.count(WRONG_PLACES), 0, "what is redeemed by place");
         let twice = self.rows(
             "SELECT code, count(*) FROM assigned GROUP BY namespace_id, bank_id, code HAVING count(*) > 1 \
              UNION ALL SELECT a.code, 0 FROM assigned a LEFT JOIN coupon c \

@@ -4,6 +4,7 @@ pub mod daemon;
 pub mod gpg;
 pub mod mail_server;
 pub mod postgres;
+pub mod redeemed;
 pub mod second_client;
 pub mod sftp;
 pub mod workshop;
