@@ -20,7 +20,7 @@ use diesel::sql_types::{Array, BigInt, Bool, Date, Integer, Nullable, Text, Time
 use super::citus::is_citus;
 use super::copy::{Rows, escape, write_run};
 use super::ledger::undo::bring_back;
-use super::redeemed::{NewlyRedeemed, Place};
+use super::redeemed::{Marks, Place};
 use super::shelves::Loading;
 use super::{StoreError, Transaction};
 use crate::sorter::run::{Run, RunRow};
@@ -196,7 +196,7 @@ impl Intake {
             if self.indexed && loading.settle(connection, self.rows, (known.any_lots, known.any_void))? {
                 let redeemed = match known.any_redemptions {
                     true => loading.redeemed(connection, self.rows)?,
-                    false => NewlyRedeemed::default(),
+                    false => Marks::default(),
                 };
                 let sizes = loading.sizes(connection)?;
                 let shelf = loading.attach(connection)?;
@@ -259,7 +259,7 @@ impl Intake {
         };
         let redeemed = match known.any_redemptions {
             true => redeemed(connection, namespace_id)?,
-            false => NewlyRedeemed::default(),
+            false => Marks::default(),
         };
         connection.batch_execute("SET LOCAL enable_nestloop = on; SET LOCAL enable_seqscan = on")?;
         Ok(Added { lots: self.write_redeemed(connection, &sizes, redeemed)?, clashes, shelf: 0 })
@@ -270,7 +270,7 @@ impl Intake {
         &self,
         connection: &mut Transaction,
         sizes: &[LotSize],
-        redeemed: NewlyRedeemed,
+        redeemed: Marks,
     ) -> Result<Vec<AddedLot>, StoreError> {
         let by_lot = redeemed.by_lot();
         redeemed.write(connection, self.namespace_id)?;
@@ -390,7 +390,7 @@ fn counted(insert: &str) -> String {
 
 /// Which codes of the new lots were redeemed before they came: each is looked up among the redemptions, and where it went only
 /// if it is one of them.
-fn redeemed(connection: &mut Transaction, namespace_id: i32) -> Result<NewlyRedeemed, StoreError> {
+fn redeemed(connection: &mut Transaction, namespace_id: i32) -> Result<Marks, StoreError> {
     let places = diesel::sql_query(
         "SELECT c.bank_id, c.lot_id, c.seq \
          FROM (SELECT n.bank_id, n.lot_id, s.code FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s.lot_key \
@@ -402,7 +402,7 @@ fn redeemed(connection: &mut Transaction, namespace_id: i32) -> Result<NewlyRede
     )
     .bind::<Integer, _>(namespace_id)
     .load_iter::<Place, PgRowByRowLoadingMode>(connection)?;
-    NewlyRedeemed::of(places)
+    Marks::of(places)
 }
 
 /// Rows that [`Intake::add`] left out because their bank has the code, by line, at most `most`.

@@ -4,7 +4,7 @@
 //! The bits are written in the transaction that writes a redemption, or that brings a code whose redemption is known. Nobody
 //! else redeems meanwhile, and a lot's codes stay where they are once it is written down.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use diesel::deserialize;
 use diesel::pg::{Pg, PgRowByRowLoadingMode};
@@ -37,7 +37,7 @@ impl Redeemed {
         let mut redeemed = Self::default();
         for block in blocks {
             let (lot_id, block, bits) = block?;
-            redeemed.lots.entry(lot_id).or_default().insert(usize::try_from(block).map_err(no_place)?, bits);
+            redeemed.lots.entry(lot_id).or_default().insert(usize::try_from(block).map_err(|_| no_place())?, bits);
         }
         Ok(redeemed)
     }
@@ -45,9 +45,10 @@ impl Redeemed {
     /// Some places of one lot.
     #[cfg(test)]
     pub(super) fn of_lot(lot_id: i32, places: &[i32]) -> Self {
-        let mut new = NewlyRedeemed::default();
-        places.iter().for_each(|seq| new.add(Place { bank_id: 1, lot_id, seq: *seq }).unwrap());
-        let blocks = new.blocks.into_iter().map(|((.., block), bits)| (usize::try_from(block).unwrap(), bits));
+        let mut marks = Marks::default();
+        places.iter().for_each(|seq| marks.mark(Place { bank_id: 1, lot_id, seq: *seq }).unwrap());
+        let blocks =
+            marks.blocks.into_iter().map(|((.., number), block)| (usize::try_from(number).unwrap(), block.bits));
         Self { lots: HashMap::from([(lot_id, blocks.collect())]) }
     }
 
@@ -81,12 +82,12 @@ fn ones(bits: &[u8]) -> u64 {
     bits.iter().map(|byte| u64::from(byte.count_ones())).sum()
 }
 
-fn no_place(_: std::num::TryFromIntError) -> StoreError {
+fn no_place() -> StoreError {
     StoreError::Missing { what: "a place of a lot".to_owned() }
 }
 
 /// A place of a lot, as a statement gives it: the bank, the lot, the place.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     pub(super) bank_id: i32,
     pub(super) lot_id: i32,
@@ -103,66 +104,114 @@ impl QueryableByName<Pg> for Place {
     }
 }
 
-/// Places that are redeemed from now on.
-#[derive(Debug, Default)]
-pub(super) struct NewlyRedeemed {
-    /// By bank, lot and number.
-    blocks: BTreeMap<(i32, i32, i32), Vec<u8>>,
+/// The bank, the lot, and which block of the lot.
+type Key = (i32, i32, i32);
+
+impl Place {
+    fn key(self) -> Result<Key, StoreError> {
+        let block = usize::try_from(self.seq).ok().and_then(|seq| i32::try_from(seq / PLACES).ok());
+        Ok((self.bank_id, self.lot_id, block.ok_or_else(no_place)?))
+    }
+
+    /// Its byte in the block, and its bit in that.
+    fn within(self) -> Result<(usize, u8), StoreError> {
+        let seq = usize::try_from(self.seq).map_err(|_| no_place())?;
+        Ok((seq % PLACES / 8, mask(seq)))
+    }
 }
 
-type Block<'a> = (&'a (i32, i32, i32), &'a Vec<u8>);
+/// Places while they become redeemed. A block that was touched stays in memory: four kilobytes for 32,768 codes.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    blocks: BTreeMap<Key, Block>,
+}
 
-impl NewlyRedeemed {
-    /// Adds a place; one that is there already changes nothing.
-    fn add(&mut self, place: Place) -> Result<(), StoreError> {
-        let within = usize::try_from(place.seq).map_err(no_place)?;
-        let block = i32::try_from(within / PLACES).map_err(no_place)?;
-        let bits = self.blocks.entry((place.bank_id, place.lot_id, block)).or_default();
-        let byte = within % PLACES / 8;
-        if bits.len() <= byte {
-            bits.resize(byte + 1, 0);
+#[derive(Debug, Default)]
+struct Block {
+    bits: Vec<u8>,
+    /// Whether what the store has is among them.
+    known: bool,
+    /// Whether the store does not have all of them.
+    changed: bool,
+}
+
+impl Block {
+    fn add(&mut self, bits: &[u8]) {
+        if self.bits.len() < bits.len() {
+            self.bits.resize(bits.len(), 0);
         }
-        if let Some(byte) = bits.get_mut(byte) {
-            *byte |= mask(within);
+        self.bits.iter_mut().zip(bits).for_each(|(all, more)| *all |= more);
+    }
+}
+
+impl Marks {
+    /// Marks what a statement finds.
+    pub(super) fn of(places: impl Iterator<Item = QueryResult<Place>>) -> Result<Self, StoreError> {
+        let mut marks = Self::default();
+        for place in places {
+            marks.mark(place?)?;
         }
+        Ok(marks)
+    }
+
+    /// Marks a place; one that is marked already stays so.
+    pub(super) fn mark(&mut self, place: Place) -> Result<(), StoreError> {
+        let (byte, bit) = place.within()?;
+        let block = self.blocks.entry(place.key()?).or_default();
+        if block.bits.len() <= byte {
+            block.bits.resize(byte + 1, 0);
+        }
+        if let Some(byte) = block.bits.get_mut(byte) {
+            *byte |= bit;
+        }
+        block.changed = true;
         Ok(())
     }
 
-    /// Adds what a statement finds.
-    pub(super) fn of(places: impl Iterator<Item = QueryResult<Place>>) -> Result<Self, StoreError> {
-        let mut new = Self::default();
-        for place in places {
-            new.add(place?)?;
-        }
-        Ok(new)
+    /// Whether a place is marked, here or in the store, as far as its block is known ([`Self::know`]).
+    pub(super) fn has(&self, place: Place) -> Result<bool, StoreError> {
+        let (byte, bit) = place.within()?;
+        let block = self.blocks.get(&place.key()?).filter(|block| block.known);
+        let block = block.ok_or_else(|| StoreError::Missing { what: "a lot's redeemed places".to_owned() })?;
+        Ok(block.bits.get(byte).is_some_and(|byte| byte & bit != 0))
     }
 
-    /// How many places of each lot were added.
+    /// How many places of each lot are marked here.
     pub(super) fn by_lot(&self) -> HashMap<i32, i64> {
         let mut lots = HashMap::new();
-        for ((_, lot_id, _), bits) in &self.blocks {
-            *lots.entry(*lot_id).or_insert(0) += i64::try_from(ones(bits)).unwrap_or(i64::MAX);
+        for ((_, lot_id, _), block) in &self.blocks {
+            *lots.entry(*lot_id).or_insert(0) += i64::try_from(ones(&block.bits)).unwrap_or(i64::MAX);
         }
         lots
     }
 
-    /// Writes them down beside those that are there already.
-    pub(super) fn write(mut self, connection: &mut PgConnection, namespace_id: i32) -> Result<(), StoreError> {
-        let keys: Vec<(i32, i32, i32)> = self.blocks.keys().copied().collect();
-        for some in keys.chunks(AT_ONCE) {
-            self.add_known(connection, namespace_id, some)?;
-            let blocks = some.iter().filter_map(|key| self.blocks.get_key_value(key));
-            write(connection, namespace_id, &blocks.collect::<Vec<_>>())?;
-        }
-        Ok(())
-    }
-
-    fn add_known(
+    /// Reads what the store has of the blocks of these places.
+    pub(super) fn know(
         &mut self,
         connection: &mut PgConnection,
         namespace_id: i32,
-        some: &[(i32, i32, i32)],
+        places: impl Iterator<Item = Place>,
     ) -> Result<(), StoreError> {
+        let mut keys = BTreeSet::new();
+        for place in places {
+            let key = place.key()?;
+            if self.blocks.get(&key).is_none_or(|block| !block.known) {
+                keys.insert(key);
+            }
+        }
+        self.read(connection, namespace_id, &keys.into_iter().collect::<Vec<_>>())
+    }
+
+    /// Writes down what is marked, beside what the store has.
+    pub(super) fn write(mut self, connection: &mut PgConnection, namespace_id: i32) -> Result<(), StoreError> {
+        let unknown = self.blocks.iter().filter(|(_, block)| !block.known).map(|(key, _)| *key);
+        self.read(connection, namespace_id, &unknown.collect::<Vec<_>>())?;
+        let changed: Vec<(Key, &[u8])> =
+            self.blocks.iter().filter(|(_, block)| block.changed).map(|(key, block)| (*key, &*block.bits)).collect();
+        changed.chunks(AT_ONCE).try_for_each(|some| write(connection, namespace_id, some))
+    }
+
+    fn read(&mut self, connection: &mut PgConnection, namespace_id: i32, keys: &[Key]) -> Result<(), StoreError> {
         #[derive(QueryableByName)]
         struct Known {
             #[diesel(sql_type = Integer)]
@@ -174,32 +223,31 @@ impl NewlyRedeemed {
             #[diesel(sql_type = Binary)]
             bits: Vec<u8>,
         }
-        let (banks, lots, blocks) = columns(some.iter());
-        let known: Vec<Known> = diesel::sql_query(
-            "SELECT b.bank_id, b.lot_id, b.block, b.bits FROM redeemed_block AS b \
-             JOIN unnest($2, $3, $4) AS k (bank_id, lot_id, block) \
-                 ON k.bank_id = b.bank_id AND k.lot_id = b.lot_id AND k.block = b.block \
-             WHERE b.namespace_id = $1",
-        )
-        .bind::<Integer, _>(namespace_id)
-        .bind::<Array<Integer>, _>(banks)
-        .bind::<Array<Integer>, _>(lots)
-        .bind::<Array<Integer>, _>(blocks)
-        .load(connection)?;
-        for Known { bank_id, lot_id, block, bits } in known {
-            let new = self.blocks.entry((bank_id, lot_id, block)).or_default();
-            if new.len() < bits.len() {
-                new.resize(bits.len(), 0);
+        for some in keys.chunks(AT_ONCE) {
+            let (banks, lots, blocks) = columns(some.iter().copied());
+            let known: Vec<Known> = diesel::sql_query(
+                "SELECT b.bank_id, b.lot_id, b.block, b.bits FROM redeemed_block AS b \
+                 JOIN unnest($2, $3, $4) AS k (bank_id, lot_id, block) \
+                     ON k.bank_id = b.bank_id AND k.lot_id = b.lot_id AND k.block = b.block \
+                 WHERE b.namespace_id = $1",
+            )
+            .bind::<Integer, _>(namespace_id)
+            .bind::<Array<Integer>, _>(banks)
+            .bind::<Array<Integer>, _>(lots)
+            .bind::<Array<Integer>, _>(blocks)
+            .load(connection)?;
+            for Known { bank_id, lot_id, block, bits } in known {
+                self.blocks.entry((bank_id, lot_id, block)).or_default().add(&bits);
             }
-            new.iter_mut().zip(bits).for_each(|(new, known)| *new |= known);
+            some.iter().for_each(|key| self.blocks.entry(*key).or_default().known = true);
         }
         Ok(())
     }
 }
 
-fn write(connection: &mut PgConnection, namespace_id: i32, some: &[Block<'_>]) -> Result<(), StoreError> {
+fn write(connection: &mut PgConnection, namespace_id: i32, some: &[(Key, &[u8])]) -> Result<(), StoreError> {
     let (banks, lots, blocks) = columns(some.iter().map(|(key, _)| *key));
-    let bits: Vec<&[u8]> = some.iter().map(|(_, bits)| bits.as_slice()).collect();
+    let bits: Vec<&[u8]> = some.iter().map(|(_, bits)| *bits).collect();
     diesel::sql_query(
         "INSERT INTO redeemed_block (namespace_id, bank_id, lot_id, block, bits) \
          SELECT $1, k.bank_id, k.lot_id, k.block, k.bits FROM unnest($2, $3, $4, $5) AS k (bank_id, lot_id, block, bits) \
@@ -214,12 +262,12 @@ fn write(connection: &mut PgConnection, namespace_id: i32, some: &[Block<'_>]) -
     Ok(())
 }
 
-fn columns<'k>(keys: impl Iterator<Item = &'k (i32, i32, i32)>) -> (Vec<i32>, Vec<i32>, Vec<i32>) {
+fn columns(keys: impl Iterator<Item = Key>) -> (Vec<i32>, Vec<i32>, Vec<i32>) {
     let (mut banks, mut lots, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
     for (bank, lot, block) in keys {
-        banks.push(*bank);
-        lots.push(*lot);
-        blocks.push(*block);
+        banks.push(bank);
+        lots.push(lot);
+        blocks.push(block);
     }
     (banks, lots, blocks)
 }
@@ -245,10 +293,12 @@ mod tests {
 
     #[test]
     fn a_place_counts_once() {
-        let mut new = NewlyRedeemed::default();
-        [3, 3, 40_000, 3].iter().for_each(|seq| new.add(Place { bank_id: 1, lot_id: 2, seq: *seq }).unwrap());
-        new.add(Place { bank_id: 1, lot_id: 5, seq: 0 }).unwrap();
-        assert_eq!(new.by_lot(), HashMap::from([(2, 2), (5, 1)]));
-        assert!(new.add(Place { bank_id: 1, lot_id: 5, seq: -1 }).is_err());
+        let place = |lot_id, seq| Place { bank_id: 1, lot_id, seq };
+        let mut marks = Marks::default();
+        [3, 3, 40_000, 3].iter().for_each(|seq| marks.mark(place(2, *seq)).unwrap());
+        marks.mark(place(5, 0)).unwrap();
+        assert_eq!(marks.by_lot(), HashMap::from([(2, 2), (5, 1)]));
+        assert!(marks.mark(place(5, -1)).is_err());
+        assert!(marks.has(place(2, 3)).is_err(), "the store was not asked");
     }
 }

@@ -23,7 +23,7 @@ use super::citus::is_citus;
 use super::copy::Rows;
 use super::coupons::LotSize;
 use super::meets::Meets;
-use super::redeemed::{NewlyRedeemed, Place};
+use super::redeemed::{Marks, Place};
 use super::{StoreError, Transaction, statistics};
 
 mod loading {
@@ -288,7 +288,7 @@ impl Loading {
     }
 
     /// Which of `codes` codes are redeemed already; to be called after [`Self::settle`].
-    pub(super) fn redeemed(self, connection: &mut Transaction, codes: u64) -> Result<NewlyRedeemed, StoreError> {
+    pub(super) fn redeemed(self, connection: &mut Transaction, codes: u64) -> Result<Marks, StoreError> {
         // Few redemptions are gone through beside the codes; of very many, those of the codes are looked up.
         let codes = i64::try_from(codes).unwrap_or(i64::MAX);
         let (off, met) = match Meets::by(statistics::redemptions(connection)?, codes) {
@@ -302,7 +302,7 @@ impl Loading {
         let places =
             format!("SELECT s.bank_id, s.lot_id, s.seq FROM coupon_loading AS s {met} WHERE s.namespace_id = $1");
         without(connection, off, |connection| {
-            NewlyRedeemed::of(
+            Marks::of(
                 diesel::sql_query(places)
                     .bind::<Integer, _>(self.namespace_id)
                     .load_iter::<Place, PgRowByRowLoadingMode>(connection)?,

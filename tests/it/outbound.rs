@@ -21,7 +21,8 @@ use coupond::outbound::{self, ListError, Lists, Outbound, Seal, SealError, Seale
 use coupond::reason::Reason;
 use coupond::recipients::Row;
 use coupond::store::banks::{self, NamespaceLock};
-use coupond::store::{Store, StoreError, redemptions, returns};
+use coupond::store::redemptions::{self, RedemptionTerms, UnsortedRedemptions};
+use coupond::store::{Store, StoreError, returns};
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
@@ -453,21 +454,19 @@ impl World {
     }
 }
 
-fn redeem(store: &Store, upload: i64, at: DateTime<Utc>, codes: &[&str]) {
+fn redeem(store: &Store, upload_id: i64, redeemed_at: DateTime<Utc>, codes: &[&str]) {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut all = UnsortedRedemptions::new(scratch.path());
+    for (line, code) in (1..).zip(codes) {
+        all.add(line, code).unwrap();
+    }
+    let all = all.end().unwrap();
+    let terms =
+        RedemptionTerms { namespace_id: 1, upload_id, redeemed_at, directory: scratch.path(), noted_most: i64::MAX };
     store
         .transaction(|transaction| {
-            redemptions::begin_staging(transaction)?;
-            redemptions::stage(transaction, |sink| {
-                let mut rows = Vec::new();
-                for (line, code) in (1..).zip(codes) {
-                    redemptions::write_row(line, code, &mut rows).unwrap();
-                }
-                sink.write_all(&rows).unwrap();
-                Ok::<(), StoreError>(())
-            })?;
             banks::lock_namespace(transaction, 1, NamespaceLock::Alone)?;
-            // In no order, which is what several runs are for.
-            redemptions::apply(transaction, 1, upload, at, 2)?;
+            redemptions::apply(transaction, &terms, all)?;
             Ok::<(), StoreError>(())
         })
         .unwrap();

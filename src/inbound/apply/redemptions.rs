@@ -1,7 +1,5 @@
 //! Redemptions: codes out of distribution in every bank that holds them, unknown ones remembered.
 
-use std::io::Write;
-
 use chrono::TimeDelta;
 
 use super::{BankEffect, Effect, Rows, Suspicion};
@@ -13,10 +11,12 @@ use crate::inbound::kinds::redemptions::Columns;
 use crate::inbound::series::missed;
 use crate::inbound::tally::{LISTED_MOST, Tally};
 use crate::reason::{Finding, Reason};
-use crate::sorter::run::{Run, RunRow};
 use crate::store::Transaction;
 use crate::store::banks::{self, KnownBank, NamespaceLock};
-use crate::store::redemptions::{self as store, Lines, NobodysCodes, RedeemedInLot, RedemptionCounts};
+use crate::store::redemptions::{
+    self as store, Applied, Lines, NobodysCodes, NotedRedemption, RedeemedInLot, RedemptionCounts, RedemptionTerms,
+    Redemptions, UnsortedRedemptions,
+};
 use crate::store::uploads;
 
 /// How far back names of a series are looked at.
@@ -28,19 +28,26 @@ pub(super) fn apply(
     rows: &mut Rows,
     tally: &mut Tally,
 ) -> Result<Effect, InboundError> {
-    let runs = stage(transaction, work, rows, tally)?;
+    let codes = read(work, rows, tally)?;
     super::judge(work, rows, tally)?;
     warn_of_missed(transaction, work, tally)?;
-    banks::lock_namespace(transaction, work.claimed.namespace_id, NamespaceLock::Alone)?;
+    let namespace_id = work.claimed.namespace_id;
+    banks::lock_namespace(transaction, namespace_id, NamespaceLock::Alone)?;
     // An empty file says "none today", every day with the same bytes: it repeats nothing.
     if tally.rows.read > 0 {
         super::stop_if_repeated(transaction, work, rows)?;
     }
     let before = super::remaining(transaction, work)?;
-    let (counts, redeemed) =
-        store::apply(transaction, work.claimed.namespace_id, work.claimed.id, work.claimed.received_at, runs)?;
+    let terms = RedemptionTerms {
+        namespace_id,
+        upload_id: work.claimed.id,
+        redeemed_at: work.claimed.received_at,
+        directory: &work.layout.prepared(),
+        noted_most: LISTED_MOST + 1,
+    };
+    let Applied { counts, lots: redeemed, nobodys, noted } = store::apply(transaction, &terms, codes)?;
     let after = super::remaining(transaction, work)?;
-    let known = banks::every(transaction, work.claimed.namespace_id)?;
+    let known = banks::every(transaction, namespace_id)?;
     let mut effects: Vec<BankEffect> = Vec::new();
     for bank in &known {
         let lots = || redeemed.iter().filter(|row| row.bank_id == bank.id);
@@ -57,8 +64,7 @@ pub(super) fn apply(
         }
     }
     effects.sort_by(|one, other| one.bank.cmp(&other.bank));
-    let nobodys = nobodys(transaction, work, &known, &counts, &redeemed)?;
-    count(transaction, tally, &counts, &nobodys)?;
+    count(tally, &counts, &nobodys, noted)?;
     Ok(Effect { banks: effects, suspicion: suspicion(&known, &redeemed, &nobodys) })
 }
 
@@ -75,26 +81,6 @@ fn warn_of_missed(transaction: &mut Transaction, work: &Work<'_>, tally: &mut Ta
         tally.warn(Finding::file(Reason::DateMissed, message), missed.len() as u64);
     }
     Ok(())
-}
-
-/// Codes that nobody had been given. Only where one of the codes is in several banks the store must say which: then it may be
-/// somebody's in another of them.
-fn nobodys(
-    transaction: &mut Transaction,
-    work: &Work<'_>,
-    known: &[KnownBank],
-    counts: &RedemptionCounts,
-    redeemed: &[RedeemedInLot],
-) -> Result<Vec<NobodysCodes>, InboundError> {
-    let coupons: i64 = redeemed.iter().map(|lot| lot.redeemed).sum();
-    if redeemed.iter().all(|lot| lot.unassigned == 0) {
-        return Ok(Vec::new());
-    }
-    if u64::try_from(coupons).is_ok_and(|coupons| coupons > counts.redeemed) {
-        return Ok(store::in_nobodys_hands(transaction, work.claimed.namespace_id)?);
-    }
-    let site = |id: i32| known.iter().any(|bank| bank.id == id && bank.audience == Audience::Site.as_str());
-    Ok(redeemed.iter().filter(|lot| !site(lot.bank_id)).filter_map(RedeemedInLot::nobodys).collect())
 }
 
 /// What of the redemptions nobody should have made.
@@ -118,70 +104,17 @@ fn suspicion(known: &[KnownBank], redeemed: &[RedeemedInLot], nobodys: &[Nobodys
     found
 }
 
-/// Where the reading of the file is.
-#[derive(Default)]
-struct Reading {
-    columns: Option<Columns>,
-    run: Run,
-    ended: bool,
-}
-
-/// Reads the whole file into a temporary table, run by run: the next is read and sorted while the store takes the one before.
-/// Returns how many runs there were.
-fn stage(
-    transaction: &mut Transaction,
-    work: &Work<'_>,
-    rows: &mut Rows,
-    tally: &mut Tally,
-) -> Result<usize, InboundError> {
-    store::begin_staging(transaction)?;
-    let (mut reading, mut ready, mut runs) = (Reading::default(), Run::default(), 0);
-    loop {
-        let (next, taken) = super::at_once(
-            || next_run(work, rows, tally, &mut reading),
-            || match ready.is_empty() {
-                true => Ok(()),
-                false => store::stage(transaction, |sink| write(&ready, sink)),
-            },
-        );
-        taken?;
-        next?;
-        runs += usize::from(!ready.is_empty());
-        std::mem::swap(&mut ready, &mut reading.run);
-        if ready.is_empty() {
-            return Ok(runs);
-        }
-    }
-}
-
-/// Leaves the next run sorted in `reading`; an empty one at the end of the file.
-fn next_run(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally, reading: &mut Reading) -> Result<(), InboundError> {
-    reading.run.clear();
-    if !reading.ended {
-        read(work, rows, tally, reading)?;
-        reading.run.sort_and_drop_repeats(&[0], |_| {});
-    }
-    Ok(())
-}
-
-fn write(run: &Run, sink: &mut dyn Write) -> Result<(), InboundError> {
-    Ok(store::write_run(run, sink, |row, rows| Ok(store::write_row(row.number, row.text, rows)?))?)
-}
-
-/// Reads rows until the run is full or the file has ended; the good ones go into the run.
-fn read(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally, reading: &mut Reading) -> Result<(), InboundError> {
-    while !reading.run.is_full() {
-        let Some(record) = rows.next_record()? else {
-            reading.ended = true;
-            break;
-        };
-        let known = match &reading.columns {
+/// Reads the whole file.
+fn read(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally) -> Result<Redemptions, InboundError> {
+    let (mut codes, mut columns) = (UnsortedRedemptions::new(&work.layout.prepared()), None);
+    while let Some(record) = rows.next_record()? {
+        let known = match &columns {
             Some(known) => known,
             None => match Columns::from_first(&record) {
                 Ok(found) => {
                     tally.begin(&record, found.header);
                     let skip = found.header;
-                    let found = reading.columns.insert(found);
+                    let found = columns.insert(found);
                     if skip {
                         continue;
                     }
@@ -201,21 +134,21 @@ fn read(work: &Work<'_>, rows: &mut Rows, tally: &mut Tally, reading: &mut Readi
                 if trimmed {
                     tally.warn(Finding::line(Reason::Trimmed, record.line(), "outer blanks were trimmed"), 1);
                 }
-                reading.run.push(RunRow { number: record.line(), group: 0, text: code });
+                codes.add(record.line(), code)?;
             }
             Err(Ok(finding)) => tally.reject(finding, record.raw())?,
             Err(Err(finding)) => return Err(super::refuse(rows, finding)),
         }
     }
-    Ok(())
+    Ok(codes.end()?)
 }
 
 /// Corrects the counts by what the store knew, and lists what no bank holds.
 fn count(
-    transaction: &mut Transaction,
     tally: &mut Tally,
     counts: &RedemptionCounts,
     nobodys: &[NobodysCodes],
+    mut noted: Vec<NotedRedemption>,
 ) -> Result<(), InboundError> {
     let number = |count: i64| u64::try_from(count).unwrap_or_default();
     // What was read and is in none of the store's counts stood in the file before.
@@ -236,7 +169,6 @@ fn count(
         let message = "codes were redeemed that nobody had been given";
         tally.warn(Finding::file(Reason::RedeemedUnassigned, message), number(unassigned));
     }
-    let mut noted = if counts.all_known { Vec::new() } else { store::noted(transaction, LISTED_MOST + 1)? };
     if noted.len() as u64 > number(LISTED_MOST) {
         noted.pop();
         let message = format!("only the first {LISTED_MOST} unknown codes are listed");
