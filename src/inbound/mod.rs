@@ -70,6 +70,8 @@ pub struct Inbound {
 /// One upload and all that its stages need to know.
 #[derive(Debug)]
 pub struct Work<'a> {
+    /// The store.
+    pub store: &'a Store,
     /// Its row.
     pub claimed: &'a ClaimedUpload,
     /// Its namespace.
@@ -193,6 +195,7 @@ impl Inbound {
             return Err(StoreError::Missing { what: format!("kind `{}`", claimed.kind) }.into());
         };
         let work = Work {
+            store: &self.store,
             claimed,
             namespace,
             limits: &settings.limits,

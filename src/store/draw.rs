@@ -4,8 +4,8 @@
 //! then its lots, in the order of their ids. The list is gone through in the order of customers, beside what they hold; who
 //! needs a code is noted, and gets it afterwards ([`super::hand_out`]), when it is known how many there are.
 //!
-//! Whoever applies redemptions must lock the lots (in the order of bank and id) in a statement before the one that counts
-//! what is redeemed ahead of `next_seq`: then the counters are exact whichever of the two commits first.
+//! Whoever applies redemptions must lock the lots (in the order of bank and id) before it counts what is redeemed ahead of
+//! `next_seq`: then the counters are exact whichever of the two commits first.
 //!
 //! On any failure, and when stock is short and the campaign waits, the transaction rolls back and nothing has happened.
 

@@ -178,6 +178,12 @@ impl Store {
         }
     }
 
+    /// A second connection for work that has one: `None`, without waiting, where none is free. Who waited for it could wait for
+    /// others who do the same.
+    pub(super) fn spare_connection(&self) -> Option<Connection> {
+        self.pool.try_get()
+    }
+
     /// Runs `work` in one transaction: committed when it returns `Ok`, rolled back on `Err`.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod other_case;
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::mpsc::sync_channel;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use diesel::connection::SimpleConnection as _;
@@ -28,7 +29,7 @@ use super::citus::is_citus;
 use super::copy::{CopyError, Rows, escape, gather};
 use super::redeemed::{Marks, Place};
 use super::schema::redemption;
-use super::{StoreError, Transaction};
+use super::{Store, StoreError, Transaction};
 use crate::sorter::run::{Run, RunRow};
 use crate::sorter::{By, Sorted, Sorter, Tape};
 
@@ -70,6 +71,8 @@ impl UnsortedRedemptions {
 /// Under what a file is applied.
 #[derive(Clone, Copy, Debug)]
 pub struct RedemptionTerms<'a> {
+    /// Where there may be a second connection.
+    pub store: &'a Store,
     /// The namespace, which must be locked alone.
     pub namespace_id: i32,
     /// The file's upload.
@@ -116,11 +119,7 @@ pub fn apply(
     terms: &RedemptionTerms<'_>,
     mut codes: Redemptions,
 ) -> Result<Applied, StoreError> {
-    // The planner knows little of tables just made: nothing may be looked up without an index.
-    // And what costs so much by decree would be compiled each time, a dozen codes too.
-    connection.batch_execute(
-        "SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'",
-    )?;
+    connection.batch_execute(THROUGH_INDEXES)?;
     let mut redeeming = Redeeming::begin(connection, terms)?;
     redeeming.redeem_all(connection, &mut codes.0, Repeats::Skipped)?;
     let mut noted = Vec::new();
@@ -141,6 +140,11 @@ pub fn apply(
     let (lots, nobodys) = redeeming.lots.count(connection)?;
     Ok(Applied { counts: redeeming.counts, lots, nobodys, noted })
 }
+
+/// The planner knows little of tables just made: nothing may be looked up without an index. And what costs so much by decree would
+/// be compiled each time, a dozen codes too.
+const THROUGH_INDEXES: &str =
+    "SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'";
 
 /// A file while it is applied.
 struct Redeeming<'a> {
@@ -177,41 +181,53 @@ impl<'a> Redeeming<'a> {
         })
     }
 
-    /// Redeems codes in byte order. `Repeats::Skipped`: a code that stands several times counts where it stood first.
+    /// Redeems codes in byte order. Of many, the next are looked up while those before are redeemed, over a connection of their
+    /// own where one is to be had: nobody else adds codes meanwhile.
     fn redeem_all(
         &mut self,
         connection: &mut Transaction,
         codes: &mut Sorted,
         repeats: Repeats,
     ) -> Result<(), StoreError> {
-        let (mut some, mut last) = (Run::of(AT_ONCE), String::new());
-        loop {
-            while !some.is_full()
-                && let Some(row) = codes.next_row()?
-            {
-                if repeats == Repeats::Skipped && row.text == last {
-                    continue;
-                }
-                row.text.clone_into(&mut last);
-                some.push(row);
+        let mut codes = InParts { codes, repeats, last: String::new() };
+        let Some(first) = codes.next()? else { return Ok(()) };
+        let (namespace_id, look_up) = (self.terms.namespace_id, self.look_up);
+        let Some(mut other) = self.terms.store.spare_connection().filter(|_| first.is_full()) else {
+            let mut next = Some(first);
+            while let Some(some) = next {
+                let found = find(connection, namespace_id, look_up, &some)?;
+                self.redeem_some(connection, &some, &found)?;
+                next = codes.next()?;
             }
-            if some.is_empty() {
-                return Ok(());
-            }
-            self.redeem_some(connection, &some)?;
-            some.clear();
-        }
+            return Ok(());
+        };
+        std::thread::scope(|scope| {
+            let (sender, looked_up) = sync_channel(1);
+            let looking_up = scope.spawn(move || {
+                other.transaction(|other| {
+                    other.batch_execute(THROUGH_INDEXES)?;
+                    let mut next = Some(first);
+                    while let Some(some) = next {
+                        let found = find(other, namespace_id, look_up, &some)?;
+                        // Whoever redeems them may have stopped.
+                        if sender.send((some, found)).is_err() {
+                            break;
+                        }
+                        next = codes.next()?;
+                    }
+                    Ok::<(), StoreError>(())
+                })
+            });
+            let redeemed =
+                looked_up.into_iter().try_for_each(|(some, found)| self.redeem_some(connection, &some, &found));
+            let all_looked_up = looking_up.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            redeemed.and(all_looked_up)
+        })
     }
 
-    fn redeem_some(&mut self, connection: &mut Transaction, some: &Run) -> Result<(), StoreError> {
-        let namespace_id = self.terms.namespace_id;
-        let codes: Vec<&str> = some.rows().map(|row| row.text).collect();
-        let found: Vec<Found> = diesel::sql_query(self.look_up)
-            .bind::<Integer, _>(namespace_id)
-            .bind::<Array<Text>, _>(&codes)
-            .load(connection)?;
-        self.marks.know(connection, namespace_id, found.iter().map(|found| found.place))?;
-        let (mut rest, mut new) = (found.as_slice(), Vec::with_capacity(codes.len()));
+    fn redeem_some(&mut self, connection: &mut Transaction, some: &Run, found: &[Found]) -> Result<(), StoreError> {
+        self.marks.know(connection, self.terms.namespace_id, found.iter().map(|found| found.place))?;
+        let (mut rest, mut new) = (found, Vec::with_capacity(some.rows().len()));
         for (nth, row) in (1..).zip(some.rows()) {
             let (here, behind) = rest.split_at(rest.iter().take_while(|found| found.nth == nth).count());
             rest = behind;
@@ -244,9 +260,34 @@ impl<'a> Redeeming<'a> {
     }
 }
 
+/// Codes in byte order, some thousand at a time.
+struct InParts<'a> {
+    codes: &'a mut Sorted,
+    repeats: Repeats,
+    last: String,
+}
+
+impl InParts<'_> {
+    /// `None` behind the last.
+    fn next(&mut self) -> Result<Option<Run>, StoreError> {
+        let mut some = Run::of(AT_ONCE);
+        while !some.is_full()
+            && let Some(row) = self.codes.next_row()?
+        {
+            if self.repeats == Repeats::Skipped && row.text == self.last {
+                continue;
+            }
+            row.text.clone_into(&mut self.last);
+            some.push(row);
+        }
+        Ok(Some(some).filter(|some| !some.is_empty()))
+    }
+}
+
 /// What happens to a code that stands several times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Repeats {
+    /// It counts where it stood first.
     Skipped,
     /// From the second on it is redeemed already.
     Counted,
@@ -267,6 +308,17 @@ impl QueryableByName<Pg> for Found {
         };
         Ok(Self { nth: column::<BigInt, _>(row, 0)?, place })
     }
+}
+
+/// Where these codes lie.
+fn find(
+    connection: &mut Transaction,
+    namespace_id: i32,
+    look_up: &'static str,
+    some: &Run,
+) -> Result<Vec<Found>, StoreError> {
+    let codes: Vec<&str> = some.rows().map(|row| row.text).collect();
+    Ok(diesel::sql_query(look_up).bind::<Integer, _>(namespace_id).bind::<Array<Text>, _>(&codes).load(connection)?)
 }
 
 /// Inserts redemptions: of line and code each.

@@ -461,8 +461,14 @@ fn redeem(store: &Store, upload_id: i64, redeemed_at: DateTime<Utc>, codes: &[&s
         all.add(line, code).unwrap();
     }
     let all = all.end().unwrap();
-    let terms =
-        RedemptionTerms { namespace_id: 1, upload_id, redeemed_at, directory: scratch.path(), noted_most: i64::MAX };
+    let terms = RedemptionTerms {
+        store,
+        namespace_id: 1,
+        upload_id,
+        redeemed_at,
+        directory: scratch.path(),
+        noted_most: i64::MAX,
+    };
     store
         .transaction(|transaction| {
             banks::lock_namespace(transaction, 1, NamespaceLock::Alone)?;

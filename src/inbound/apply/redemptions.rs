@@ -39,6 +39,7 @@ pub(super) fn apply(
     }
     let before = super::remaining(transaction, work)?;
     let terms = RedemptionTerms {
+        store: work.store,
         namespace_id,
         upload_id: work.claimed.id,
         redeemed_at: work.claimed.received_at,
