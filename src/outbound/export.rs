@@ -13,6 +13,7 @@ use chrono::NaiveDate;
 use super::ahead::ahead;
 use super::assign::FALLBACK;
 use super::doors::{Seal, SealError, Sealed};
+use super::lines::Lines;
 use super::manifest::{ListedFile, Rows};
 use super::{Job, ListError, Outbound, OutboundError, stem};
 use crate::bank::outcome::Outcome;
@@ -241,7 +242,7 @@ pub(super) struct OutFile<'s> {
     batch: i64,
     pub(super) name: String,
     prepared: Shared,
-    csv: csv::Writer<Body<'s>>,
+    lines: Lines<Body<'s>>,
 }
 
 /// The file below the encryption, which must be finished after it.
@@ -292,8 +293,7 @@ impl<'s> OutFile<'s> {
             None => Body::Plain(prepared.clone()),
             Some(seal) => Body::Sealed(seal.start(Box::new(prepared.clone()))?),
         };
-        let csv = csv::WriterBuilder::new().buffer_capacity(64 * 1024).from_writer(body);
-        Ok(Self { batch: job.batch.claim.id, name, prepared, csv })
+        Ok(Self { batch: job.batch.claim.id, name, prepared, lines: Lines::new(body) })
     }
 
     pub(super) fn write<'r>(
@@ -301,18 +301,15 @@ impl<'s> OutFile<'s> {
         fields: impl Iterator<Item = &'r str>,
         more: &[&'r str],
     ) -> Result<(), OutboundError> {
-        let batch = self.batch;
-        let disk = move |error: csv::Error| OutboundError::Disk { batch, source: error.into() };
-        for field in fields.chain(more.iter().copied()) {
-            self.csv.write_field(field).map_err(disk)?;
-        }
-        self.csv.write_record(None::<&[u8]>).map_err(disk)
+        fields.for_each(|field| self.lines.field(field));
+        more.iter().for_each(|field| self.lines.field(field));
+        self.lines.end_row().map_err(|source| OutboundError::Disk { batch: self.batch, source })
     }
 
     pub(super) fn finish(self, rows: u64) -> Result<ListedFile, OutboundError> {
         let batch = self.batch;
         let disk = move |source: io::Error| OutboundError::Disk { batch, source };
-        let body = self.csv.into_inner().map_err(|error| disk(io::Error::other(error.to_string())))?;
+        let body = self.lines.into_inner().map_err(disk)?;
         if let Body::Sealed(sealed) = body {
             sealed.finish()?;
         }

@@ -35,6 +35,7 @@ mod export;
 mod gate;
 mod keyed;
 mod lease;
+mod lines;
 mod manifest;
 
 use std::sync::atomic::{AtomicBool, Ordering};
