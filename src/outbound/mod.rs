@@ -23,7 +23,6 @@
 //! `outbound-after-export`, `outbound-after-record`, `outbound-between-files`, `outbound-before-manifest`,
 //! `outbound-after-manifest`.
 
-mod ahead;
 mod assign;
 mod collect;
 mod corrections;

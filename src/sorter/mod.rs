@@ -1,11 +1,14 @@
-//! Rows in order, however many: sorted in memory as far as they fit, in runs on disk beyond it, merged as they are read.
+//! Rows in order, however many: sorted in memory as far as they fit, in runs on disk beyond it, merged as they are read
+//! ([`Sorter`]); or put into their places, where each has one of its own ([`Placing`]).
 //!
 //! The store gives and takes rows in order at a fraction of what it costs to let it sort them in temporary tables; and a
 //! list of a hundred million customers does not fit into the daemon's memory. What goes to disk is sealed ([`tape`]). Sorting
-//! has a thread of its own, which ends with the sorter, and whose errors come out there.
+//! and reading back have threads of their own, which end with what they work for, and whose errors come out there.
 
+mod ahead;
 mod behind;
 mod merge;
+mod places;
 pub mod run;
 mod tape;
 
@@ -15,6 +18,7 @@ use std::path::Path;
 use behind::{Behind, Runs};
 pub use merge::Sorted;
 use merge::Source;
+pub use places::{Placed, Placing};
 use run::{Run, RunRow, shared};
 pub use tape::{Reading, Tape};
 

@@ -43,7 +43,7 @@ pub(super) fn pack(rows: &mut Vec<u8>, row: RunRow<'_>) -> io::Result<()> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Packed {
     pub(super) number: u64,
-    group: u32,
+    pub(super) group: u32,
     text: usize,
     /// Where its text ends, and the next row begins.
     pub(super) end: usize,
@@ -66,7 +66,7 @@ impl Packed {
 
     /// The whole of it.
     pub(super) fn row(self, rows: &[u8]) -> io::Result<RunRow<'_>> {
-        let text = std::str::from_utf8(self.bytes(rows)).map_err(|_| damaged(Unspecified))?;
+        let text = std::str::from_utf8(self.bytes(rows)).map_err(|_| damaged())?;
         Ok(RunRow { number: self.number, group: self.group, text })
     }
 }
@@ -144,7 +144,7 @@ impl Sealed {
         let start = number.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         bytes.resize(usize::try_from(end - start).map_err(io::Error::other)?, 0);
         self.file.read_exact_at(bytes, start)?;
-        let opened = self.key.open_in_place(nonce(number), Aad::empty(), bytes).map_err(damaged)?.len();
+        let opened = self.key.open_in_place(nonce(number), Aad::empty(), bytes).map_err(|_| damaged())?.len();
         bytes.truncate(opened);
         Ok(true)
     }
@@ -161,7 +161,7 @@ fn no_cipher(_: Unspecified) -> io::Error {
     io::Error::other("rows that go to disk could not be encrypted")
 }
 
-pub(super) fn damaged(_: Unspecified) -> io::Error {
+pub(super) fn damaged() -> io::Error {
     io::Error::other("rows read back from disk are not as they were written; is the disk sound?")
 }
 
@@ -209,7 +209,7 @@ impl Reading {
                 self.blocks = 0..0;
             }
         }
-        self.at = Packed::at(&self.rows, self.at.end).ok_or_else(|| damaged(Unspecified))?;
+        self.at = Packed::at(&self.rows, self.at.end).ok_or_else(damaged)?;
         Ok(true)
     }
 

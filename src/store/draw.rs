@@ -129,7 +129,7 @@ fn draw(
     // Asked before who needs a code, so that the manifest never claims a newer redemption file than the draw saw.
     let as_of = redemptions_as_of(connection, terms.claim.namespace_id)?;
     let known = lots(connection, terms.claim.namespace_id, terms.bank_id, false)?;
-    let mut answering = Answering::new(directory);
+    let mut answering = Answering::new(directory, list.listed());
     answering.know(known.iter().map(|lot| (lot.id, lot.end_date)));
     let any_redemptions = redemptions::any(connection, terms.claim.namespace_id)?;
     let needs = decide(connection, list, terms, (&known, any_redemptions), &mut answering, directory)?;
