@@ -10,16 +10,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::NaiveDate;
 
-use super::ahead::ahead;
 use super::assign::FALLBACK;
 use super::doors::{Seal, SealError, Sealed};
+use super::lines::Lines;
 use super::manifest::{ListedFile, Rows};
 use super::{Job, ListError, Outbound, OutboundError, stem};
 use crate::bank::outcome::Outcome;
 use crate::config::Bank;
 use crate::recipients::{ADDED_COLUMNS, Columns, Row};
 use crate::spool::{Prepared, durable};
-use crate::store::answers::{Answers, Got};
+use crate::store::answers::Answers;
 use crate::store::recorded::Recorded;
 
 /// Prepared files and what they hold.
@@ -77,7 +77,7 @@ impl Outbound {
         durable::make_directory(&job.layout.prepared()).map_err(job.disk())?;
         let seal = self.seal(job)?;
         let Some(draw) = job.batch.draw else {
-            return self.merge(job, seal.as_deref(), std::iter::empty());
+            return self.merge(job, seal.as_deref(), None);
         };
         let answers = match answers {
             Some(answers) => answers,
@@ -93,7 +93,7 @@ impl Outbound {
                 Box::new(self.store.recorded(self.load(job)?, &recorded, &job.layout.prepared())?)
             }
         };
-        self.merge(job, seal.as_deref(), ahead(answers).map_err(job.disk())?)
+        self.merge(job, seal.as_deref(), Some(answers))
     }
 
     /// What the campaign's files are encrypted with, if they are.
@@ -106,12 +106,12 @@ impl Outbound {
         &self,
         job: &Job<'_>,
         seal: Option<&dyn Seal>,
-        got: impl Iterator<Item = io::Result<Got>>,
+        answers: Option<Box<Answers>>,
     ) -> Result<Exported, OutboundError> {
         let mut merge = Merge {
             job,
             seal,
-            got,
+            answers,
             columns: None,
             bank: job.bank()?,
             read: 0,
@@ -135,10 +135,11 @@ impl Outbound {
     }
 }
 
-struct Merge<'a, I> {
+struct Merge<'a> {
     job: &'a Job<'a>,
     seal: Option<&'a dyn Seal>,
-    got: I,
+    /// `None` for a proof.
+    answers: Option<Box<Answers>>,
     columns: Option<Columns>,
     bank: &'a Bank,
     read: i64,
@@ -150,12 +151,12 @@ struct Merge<'a, I> {
 }
 
 /// What stands behind the recipients' columns.
-enum Cells {
-    Code { code: String, end_date: Option<NaiveDate>, outcome: Outcome },
-    None { reason: String },
+enum Cells<'c> {
+    Code { code: &'c str, end_date: Option<NaiveDate>, outcome: Outcome },
+    None { reason: &'c str },
 }
 
-impl<I: Iterator<Item = io::Result<Got>>> Merge<'_, I> {
+impl Merge<'_> {
     fn row(&mut self, row: &dyn Row) -> Result<(), OutboundError> {
         let Some(columns) = &self.columns else {
             let columns = Columns::read(row, self.job.settings.limits.customer_id_bytes).map_err(ListError::Refused)?;
@@ -168,62 +169,37 @@ impl<I: Iterator<Item = io::Result<Got>>> Merge<'_, I> {
         if columns.customer(row).is_err() {
             return Ok(());
         }
-        let cells = self.cells()?;
+        self.read += 1;
         let fields = (0..row.width()).map(|index| row.field(index).unwrap_or_default());
-        match cells {
+        match cells(self.job, self.bank, self.answers.as_deref_mut(), self.read)? {
             Cells::Code { code, end_date, outcome } => {
                 self.rows.count(outcome);
                 if self.end_date.0 != end_date {
                     self.end_date = (end_date, end_date.map(|date| date.to_string()).unwrap_or_default());
                 }
                 let file = self.assigned.as_mut().ok_or(OutboundError::Differs { row: self.read })?;
-                file.write(fields, &[self.bank.name.as_str(), &code, &self.end_date.1, outcome.as_str()])
+                file.write(fields, &[self.bank.name.as_str(), code, &self.end_date.1, outcome.as_str()])
             }
             Cells::None { reason } => {
                 self.rows.unassigned += 1;
-                if let (None, Some(columns)) = (&self.unassigned, &self.columns) {
+                if self.unassigned.is_none() {
                     let mut file = OutFile::create(self.job, self.seal, "unassigned.csv")?;
                     file.write(columns.names().iter().map(String::as_str), &["reason"])?;
                     self.unassigned = Some(file);
                 }
                 let file = self.unassigned.as_mut().ok_or(OutboundError::Differs { row: self.read })?;
-                file.write(fields, &[&reason])
-            }
-        }
-    }
-
-    /// What the next accepted row got.
-    fn cells(&mut self) -> Result<Cells, OutboundError> {
-        self.read += 1;
-        let code = |code: String, end_date, outcome| Ok(Cells::Code { code, end_date, outcome });
-        if self.job.batch.draw.is_none() {
-            return code(self.bank.proof_code.clone(), None, Outcome::Proof);
-        }
-        let differs = || OutboundError::Differs { row: self.read };
-        let got = self.got.next().ok_or_else(differs)?.map_err(self.job.disk())?;
-        if i64::try_from(got.ordinal) != Ok(self.read - 1) {
-            return Err(differs());
-        }
-        match got.code {
-            Err(reason) if reason == FALLBACK => {
-                let what = || format!("`fallback_code` of bank `{}`", self.bank.name);
-                let fallback = self.bank.fallback_code.clone();
-                code(fallback.ok_or_else(|| OutboundError::NotConfigured { what: what() })?, None, Outcome::Fallback)
-            }
-            Err(reason) => Ok(Cells::None { reason }),
-            Ok(got) => {
-                let outcome = match got.outcome {
-                    None => Outcome::Kept,
-                    Some(outcome) => Outcome::from_stored(outcome).ok_or_else(differs)?,
-                };
-                code(got.code, got.end_date, outcome)
+                file.write(fields, &[reason])
             }
         }
     }
 
     fn finish(mut self) -> Result<Exported, OutboundError> {
         // A list without a header would not have been accepted; a record beyond the list means another list.
-        if self.columns.is_none() || self.got.next().transpose().map_err(self.job.disk())?.is_some() {
+        let more = match &mut self.answers {
+            Some(answers) => answers.next_got().map_err(self.job.disk())?.is_some(),
+            None => false,
+        };
+        if self.columns.is_none() || more {
             return Err(OutboundError::Differs { row: self.read + 1 });
         }
         let mut files = Vec::new();
@@ -236,12 +212,43 @@ impl<I: Iterator<Item = io::Result<Got>>> Merge<'_, I> {
     }
 }
 
+/// What the accepted row at `row`, from 1, got; `answers`: `None` for a proof.
+fn cells<'c>(
+    job: &Job<'_>,
+    bank: &'c Bank,
+    answers: Option<&'c mut Answers>,
+    row: i64,
+) -> Result<Cells<'c>, OutboundError> {
+    let code = |code: &'c str, end_date, outcome| Ok(Cells::Code { code, end_date, outcome });
+    let Some(answers) = answers else { return code(&bank.proof_code, None, Outcome::Proof) };
+    let differs = || OutboundError::Differs { row };
+    let got = answers.next_got().map_err(job.disk())?.ok_or_else(differs)?;
+    if i64::try_from(got.ordinal) != Ok(row - 1) {
+        return Err(differs());
+    }
+    match got.code {
+        Err(reason) if reason == FALLBACK => {
+            let what = || format!("`fallback_code` of bank `{}`", bank.name);
+            let fallback = bank.fallback_code.as_deref();
+            code(fallback.ok_or_else(|| OutboundError::NotConfigured { what: what() })?, None, Outcome::Fallback)
+        }
+        Err(reason) => Ok(Cells::None { reason }),
+        Ok(got) => {
+            let outcome = match got.outcome {
+                None => Outcome::Kept,
+                Some(outcome) => Outcome::from_stored(outcome).ok_or_else(differs)?,
+            };
+            code(got.code, got.end_date, outcome)
+        }
+    }
+}
+
 /// One prepared file, encrypted or not.
 pub(super) struct OutFile<'s> {
     batch: i64,
     pub(super) name: String,
     prepared: Shared,
-    csv: csv::Writer<Body<'s>>,
+    lines: Lines<Body<'s>>,
 }
 
 /// The file below the encryption, which must be finished after it.
@@ -292,8 +299,7 @@ impl<'s> OutFile<'s> {
             None => Body::Plain(prepared.clone()),
             Some(seal) => Body::Sealed(seal.start(Box::new(prepared.clone()))?),
         };
-        let csv = csv::WriterBuilder::new().buffer_capacity(64 * 1024).from_writer(body);
-        Ok(Self { batch: job.batch.claim.id, name, prepared, csv })
+        Ok(Self { batch: job.batch.claim.id, name, prepared, lines: Lines::new(body) })
     }
 
     pub(super) fn write<'r>(
@@ -301,18 +307,15 @@ impl<'s> OutFile<'s> {
         fields: impl Iterator<Item = &'r str>,
         more: &[&'r str],
     ) -> Result<(), OutboundError> {
-        let batch = self.batch;
-        let disk = move |error: csv::Error| OutboundError::Disk { batch, source: error.into() };
-        for field in fields.chain(more.iter().copied()) {
-            self.csv.write_field(field).map_err(disk)?;
-        }
-        self.csv.write_record(None::<&[u8]>).map_err(disk)
+        fields.for_each(|field| self.lines.field(field));
+        more.iter().for_each(|field| self.lines.field(field));
+        self.lines.end_row().map_err(|source| OutboundError::Disk { batch: self.batch, source })
     }
 
     pub(super) fn finish(self, rows: u64) -> Result<ListedFile, OutboundError> {
         let batch = self.batch;
         let disk = move |source: io::Error| OutboundError::Disk { batch, source };
-        let body = self.csv.into_inner().map_err(|error| disk(io::Error::other(error.to_string())))?;
+        let body = self.lines.into_inner().map_err(disk)?;
         if let Body::Sealed(sealed) = body {
             sealed.finish()?;
         }

@@ -23,7 +23,6 @@
 //! `outbound-after-export`, `outbound-after-record`, `outbound-between-files`, `outbound-before-manifest`,
 //! `outbound-after-manifest`.
 
-mod ahead;
 mod assign;
 mod collect;
 mod corrections;
@@ -35,6 +34,7 @@ mod export;
 mod gate;
 mod keyed;
 mod lease;
+mod lines;
 mod manifest;
 
 use std::sync::atomic::{AtomicBool, Ordering};

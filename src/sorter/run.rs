@@ -120,6 +120,12 @@ impl Run {
         self.rows.sort_by_key(|row| row.group);
     }
 
+    /// What all rows begin with.
+    pub(super) fn beginning(&self) -> &[u8] {
+        let first = self.rows.first().map_or(&[][..], |first| bytes(&self.text, first));
+        first.get(..self.shared).unwrap_or_default()
+    }
+
     fn sort_by(&mut self, bank: impl Fn(&Row) -> usize) {
         let (all, shared) = (&self.text, self.shared);
         for row in &mut self.rows {
@@ -167,12 +173,12 @@ impl Run {
 }
 
 /// How many bytes two texts begin with in common, at most `most`.
-fn shared(one: &[u8], other: &[u8], most: usize) -> usize {
+pub(super) fn shared(one: &[u8], other: &[u8], most: usize) -> usize {
     one.iter().zip(other).take(most).take_while(|(one, other)| one == other).count()
 }
 
 /// The first eight bytes as a number that compares as they do.
-fn prefix(bytes: &[u8]) -> u64 {
+pub(super) fn prefix(bytes: &[u8]) -> u64 {
     let mut first = [0; 8];
     first.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
     u64::from_be_bytes(first)

@@ -23,79 +23,56 @@ pub(super) const BLOCK: usize = 32 * 1024;
 pub struct Tape {
     directory: PathBuf,
     sealed: Option<Sealed>,
-    /// The rows behind the last block on disk.
-    tail: Block,
+    /// The rows behind the last block on disk, packed.
+    tail: Vec<u8>,
 }
 
-/// Some rows: their texts as one, so that it is looked at once whether they are text.
-#[derive(Clone, Debug, Default)]
-struct Block {
-    rows: Vec<BlockRow>,
-    text: String,
+/// What stands before the text of a packed row: its number, its group, and how long the text is.
+pub(super) const HEAD: usize = 16;
+
+/// Puts a row behind others.
+pub(super) fn pack(rows: &mut Vec<u8>, row: RunRow<'_>) -> io::Result<()> {
+    let length = u32::try_from(row.text.len()).map_err(io::Error::other)?;
+    let head = u128::from(row.number) | u128::from(row.group) << 64 | u128::from(length) << 96;
+    rows.extend_from_slice(&head.to_le_bytes());
+    rows.extend_from_slice(row.text.as_bytes());
+    Ok(())
 }
 
-#[derive(Clone, Copy, Debug)]
-struct BlockRow {
-    number: u64,
-    group: u32,
-    /// Where its text ends.
-    end: u32,
+/// A row among others that are packed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Packed {
+    pub(super) number: u64,
+    pub(super) group: u32,
+    text: usize,
+    /// Where its text ends, and the next row begins.
+    pub(super) end: usize,
 }
 
-impl Block {
-    const ROW: usize = size_of::<u64>() + 2 * size_of::<u32>();
-
-    fn push(&mut self, row: RunRow<'_>) -> io::Result<()> {
-        self.text.push_str(row.text);
-        let end = u32::try_from(self.text.len()).map_err(io::Error::other)?;
-        self.rows.push(BlockRow { number: row.number, group: row.group, end });
-        Ok(())
+impl Packed {
+    /// The row that begins at `start`; `None` where nothing was packed.
+    pub(super) fn at(rows: &[u8], start: usize) -> Option<Self> {
+        let head = u128::from_le_bytes(*rows.get(start..)?.first_chunk::<HEAD>()?);
+        let low = |shift: u32| u32::try_from(head >> shift & u128::from(u32::MAX)).ok();
+        let (text, length) = (start + HEAD, usize::try_from(low(96)?).ok()?);
+        let end = text.checked_add(length).filter(|end| *end <= rows.len())?;
+        Some(Self { number: u64::from(low(32)?) << 32 | u64::from(low(0)?), group: low(64)?, text, end })
     }
 
-    fn clear(&mut self) {
-        self.rows.clear();
-        self.text.clear();
+    /// Its text, which is compared without a look at whether it is text.
+    pub(super) fn bytes(self, rows: &[u8]) -> &[u8] {
+        rows.get(self.text..self.end).unwrap_or_default()
     }
 
-    fn size(&self) -> usize {
-        self.rows.len() * Self::ROW + self.text.len()
-    }
-
-    fn row(&self, index: usize) -> Option<RunRow<'_>> {
-        let row = self.rows.get(index)?;
-        let start = index.checked_sub(1).and_then(|before| self.rows.get(before)).map_or(0, |before| before.end);
-        let text = self.text.get(start as usize..row.end as usize)?;
-        Some(RunRow { number: row.number, group: row.group, text })
-    }
-
-    /// How many rows, the rows, their texts.
-    fn write(&self, bytes: &mut Vec<u8>) {
-        bytes.extend_from_slice(&(self.rows.len() as u64).to_le_bytes());
-        for row in &self.rows {
-            bytes.extend_from_slice(&row.number.to_le_bytes());
-            bytes.extend_from_slice(&row.group.to_le_bytes());
-            bytes.extend_from_slice(&row.end.to_le_bytes());
-        }
-        bytes.extend_from_slice(self.text.as_bytes());
-    }
-
-    fn read(&mut self, bytes: &[u8]) -> Option<()> {
-        self.clear();
-        let (count, rest) = bytes.split_first_chunk()?;
-        let count = usize::try_from(u64::from_le_bytes(*count)).ok()?;
-        let (rows, text) = rest.split_at_checked(count.checked_mul(Self::ROW)?)?;
-        for row in rows.chunks_exact(Self::ROW) {
-            let (number, row) = row.split_first_chunk()?;
-            let (group, row) = row.split_first_chunk()?;
-            let (number, group) = (u64::from_le_bytes(*number), u32::from_le_bytes(*group));
-            self.rows.push(BlockRow { number, group, end: u32::from_le_bytes(row.try_into().ok()?) });
-        }
-        self.text.push_str(std::str::from_utf8(text).ok()?);
-        Some(())
+    /// The whole of it.
+    pub(super) fn row(self, rows: &[u8]) -> io::Result<RunRow<'_>> {
+        let text = std::str::from_utf8(self.bytes(rows)).map_err(|_| damaged())?;
+        Ok(RunRow { number: self.number, group: self.group, text })
     }
 }
 
-struct Sealed {
+/// A file without a name, of blocks that are sealed one by one.
+pub(super) struct Sealed {
     file: File,
     key: LessSafeKey,
     /// Where each block ends in the file.
@@ -112,7 +89,7 @@ impl Tape {
     /// An empty tape, which makes a file in `directory` once it is too long for memory.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), sealed: None, tail: Block::default() }
+        Self { directory: directory.to_owned(), sealed: None, tail: Vec::new() }
     }
 
     /// Writes a row behind the last.
@@ -120,8 +97,8 @@ impl Tape {
     /// # Errors
     /// What the disk says.
     pub fn write(&mut self, row: RunRow<'_>) -> io::Result<()> {
-        self.tail.push(row)?;
-        if self.tail.size() < BLOCK { Ok(()) } else { self.seal() }
+        pack(&mut self.tail, row)?;
+        if self.tail.len() < BLOCK { Ok(()) } else { self.seal() }
     }
 
     /// Takes what is in memory to disk, so that the next row begins a block. Returns how many there are then.
@@ -138,38 +115,37 @@ impl Tape {
             Some(sealed) => sealed,
             none => none.insert(Sealed::create(&self.directory)?),
         };
-        sealed.append(&self.tail)?;
-        self.tail.clear();
-        Ok(())
+        sealed.append(&mut self.tail).map(|_| ())
     }
 }
 
 impl Sealed {
-    fn create(directory: &Path) -> io::Result<Self> {
+    pub(super) fn create(directory: &Path) -> io::Result<Self> {
         let mut key = [0; 32];
         rand::fill(&mut key).map_err(no_cipher)?;
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).map_err(no_cipher)?);
         Ok(Self { file: tempfile::tempfile_in(directory)?, key, ends: Vec::new() })
     }
 
-    fn append(&mut self, block: &Block) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(2 * BLOCK);
-        block.write(&mut bytes);
-        self.key.seal_in_place_append_tag(nonce(self.ends.len()), Aad::empty(), &mut bytes).map_err(no_cipher)?;
+    /// Makes a block of `bytes`, which are left empty. Returns its number.
+    pub(super) fn append(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        let number = self.ends.len();
+        self.key.seal_in_place_append_tag(nonce(number), Aad::empty(), bytes).map_err(no_cipher)?;
         let start = self.ends.last().copied().unwrap_or(0);
-        self.file.write_all_at(&bytes, start)?;
+        self.file.write_all_at(bytes, start)?;
         self.ends.push(start + bytes.len() as u64);
-        Ok(())
+        bytes.clear();
+        Ok(number)
     }
 
-    /// Reads the block with this number, if there is one.
-    fn read(&self, number: usize, bytes: &mut Vec<u8>, block: &mut Block) -> io::Result<bool> {
+    /// Reads the block with this number into `bytes`, if there is one.
+    pub(super) fn read(&self, number: usize, bytes: &mut Vec<u8>) -> io::Result<bool> {
         let Some(end) = self.ends.get(number) else { return Ok(false) };
         let start = number.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         bytes.resize(usize::try_from(end - start).map_err(io::Error::other)?, 0);
         self.file.read_exact_at(bytes, start)?;
-        let opened = self.key.open_in_place(nonce(number), Aad::empty(), bytes).map_err(damaged)?;
-        block.read(opened).ok_or_else(|| damaged(Unspecified))?;
+        let opened = self.key.open_in_place(nonce(number), Aad::empty(), bytes).map_err(|_| damaged())?.len();
+        bytes.truncate(opened);
         Ok(true)
     }
 }
@@ -185,7 +161,7 @@ fn no_cipher(_: Unspecified) -> io::Error {
     io::Error::other("rows that go to disk could not be encrypted")
 }
 
-fn damaged(_: Unspecified) -> io::Error {
+pub(super) fn damaged() -> io::Error {
     io::Error::other("rows read back from disk are not as they were written; is the disk sound?")
 }
 
@@ -194,10 +170,8 @@ fn damaged(_: Unspecified) -> io::Error {
 pub struct Reading {
     /// The blocks that are not begun; behind the last on disk comes what is in memory.
     blocks: Range<usize>,
-    block: Block,
-    /// How many rows of the block were given out.
-    given: usize,
-    bytes: Vec<u8>,
+    rows: Vec<u8>,
+    at: Packed,
 }
 
 impl Reading {
@@ -210,7 +184,7 @@ impl Reading {
     /// At the beginning of some blocks.
     #[must_use]
     pub fn of(blocks: Range<usize>) -> Self {
-        Self { blocks, block: Block::default(), given: 0, bytes: Vec::new() }
+        Self { blocks, rows: Vec::new(), at: Packed::default() }
     }
 
     /// The next row of `tape`, which must be the same each time; `None` after the last.
@@ -218,20 +192,30 @@ impl Reading {
     /// # Errors
     /// What the disk says, also when a block is not as it was written.
     pub fn next_row(&mut self, tape: &Tape) -> io::Result<Option<RunRow<'_>>> {
-        while self.given == self.block.rows.len() {
-            let Some(number) = self.blocks.next() else { return Ok(None) };
-            self.given = 0;
+        if self.advance(tape)? { self.at.row(&self.rows).map(Some) } else { Ok(None) }
+    }
+
+    /// On to the next row; false behind the last.
+    pub(super) fn advance(&mut self, tape: &Tape) -> io::Result<bool> {
+        while self.at.end == self.rows.len() {
+            let Some(number) = self.blocks.next() else { return Ok(false) };
+            self.at.end = 0;
             let is_read = match &tape.sealed {
-                Some(sealed) => sealed.read(number, &mut self.bytes, &mut self.block)?,
+                Some(sealed) => sealed.read(number, &mut self.rows)?,
                 None => false,
             };
             if !is_read {
-                self.block.clone_from(&tape.tail);
+                self.rows.clone_from(&tape.tail);
                 self.blocks = 0..0;
             }
         }
-        self.given += 1;
-        self.block.row(self.given - 1).map(Some).ok_or_else(|| damaged(Unspecified))
+        self.at = Packed::at(&self.rows, self.at.end).ok_or_else(damaged)?;
+        Ok(true)
+    }
+
+    /// The row at hand, of which there must be one.
+    pub(super) fn at(&self) -> (Packed, &[u8]) {
+        (self.at, &self.rows)
     }
 }
 
@@ -270,7 +254,7 @@ mod tests {
     fn as_they_were_written() {
         check(&[], 0);
         check(&[String::new(), "a".to_owned(), "ü".to_owned()], 0);
-        check(&["x".repeat(BLOCK - Block::ROW)], 1);
+        check(&["x".repeat(BLOCK - HEAD)], 1);
         check(&["x".repeat(2 * BLOCK), "last".to_owned()], 1);
         check(&(0..100).map(|row| row.to_string().repeat(BLOCK / 50)).collect::<Vec<_>>(), 3);
     }

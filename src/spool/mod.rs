@@ -3,6 +3,7 @@
 //! Each namespace has one directory tree, so that every move is a rename in one file system ([`layout`]). An upload's
 //! row in the store is the truth; the file follows.
 
+mod behind;
 pub mod drops;
 pub mod durable;
 mod file_name;

@@ -4,9 +4,10 @@
 //! own, and is either published by the next run or swept away.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read as _, Write};
+use std::io::{self, BufReader, Read as _, Write};
 use std::path::{Path, PathBuf};
 
+use super::behind::FileBehind;
 use crate::digest::{Sha256, hexadecimal};
 
 /// What a file holds.
@@ -21,8 +22,7 @@ pub struct Content {
 /// A file that is being written out of sight.
 #[derive(Debug)]
 pub struct Prepared {
-    file: BufWriter<File>,
-    hash: Sha256,
+    file: FileBehind,
     bytes: u64,
 }
 
@@ -32,7 +32,7 @@ impl Prepared {
     /// # Errors
     /// Those of the file system.
     pub fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: BufWriter::with_capacity(256 * 1024, File::create(path)?), hash: Sha256::default(), bytes: 0 })
+        Ok(Self { file: FileBehind::new(File::create(path)?), bytes: 0 })
     }
 
     /// Makes the file durable.
@@ -40,16 +40,15 @@ impl Prepared {
     /// # Errors
     /// Those of the file system; the file must then be written again from its start.
     pub fn finish(self) -> io::Result<Content> {
-        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let (file, hash) = self.file.end()?;
         file.sync_all()?;
-        Ok(Content { sha256: hexadecimal(&self.hash.finish()), bytes: self.bytes })
+        Ok(Content { sha256: hexadecimal(&hash.finish()), bytes: self.bytes })
     }
 }
 
 impl Write for Prepared {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
-        self.hash.update(bytes.get(..written).unwrap_or_default());
         self.bytes += written as u64;
         Ok(written)
     }

@@ -9,22 +9,22 @@ use chrono::NaiveDate;
 
 use super::StoreError;
 use crate::sorter::run::RunRow;
-use crate::sorter::{By, Sorted, Sorter};
+use crate::sorter::{Placed, Placing};
 
 /// What one recipient got.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Got {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Got<'a> {
     /// Its place in the list, from 0, counting accepted rows.
     pub ordinal: u64,
     /// The code, or why there is none of the bank.
-    pub code: Result<GotCode, String>,
+    pub code: Result<GotCode<'a>, &'a str>,
 }
 
 /// A code that a recipient got or kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GotCode {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GotCode<'a> {
     /// The code.
-    pub code: String,
+    pub code: &'a str,
     /// The end date of its lot.
     pub end_date: Option<NaiveDate>,
     /// The outcome stored with it, where this batch assigned it; `None`: it was kept.
@@ -40,16 +40,18 @@ const NONE: u32 = (1 << OUTCOME_BITS) - 1;
 /// Takes what recipients got, in any order.
 #[derive(Debug)]
 pub(super) struct Answering {
-    rows: Sorter,
+    rows: Placing,
     /// Where each lot's end date stands.
     places: HashMap<i32, u32>,
     end_dates: Vec<Option<NaiveDate>>,
+    /// The lot of the code before and its place: most codes are of the same.
+    last: Option<(i32, u32)>,
 }
 
 impl Answering {
-    /// What does not fit into memory goes to `directory`.
-    pub(super) fn new(directory: &Path) -> Self {
-        Self { rows: Sorter::new(directory, By::Number), places: HashMap::new(), end_dates: Vec::new() }
+    /// For so many recipients. What does not fit into memory goes to `directory`.
+    pub(super) fn new(directory: &Path, listed: u64) -> Self {
+        Self { rows: Placing::new(directory, listed), places: HashMap::new(), end_dates: Vec::new(), last: None }
     }
 
     /// Learns when lots end. Only codes of these can be answered.
@@ -69,7 +71,14 @@ impl Answering {
         outcome: Option<i16>,
         (lot_id, code): (i32, &str),
     ) -> Result<(), StoreError> {
-        let place = self.places.get(&lot_id).ok_or_else(|| StoreError::Missing { what: format!("lot {lot_id}") })?;
+        let place = match self.last {
+            Some((last, place)) if last == lot_id => place,
+            _ => {
+                let missing = || StoreError::Missing { what: format!("lot {lot_id}") };
+                *self.places.get(&lot_id).ok_or_else(missing)?
+            }
+        };
+        self.last = Some((lot_id, place));
         let outcome = match outcome {
             None => KEPT,
             Some(outcome) => u32::try_from(outcome)
@@ -87,35 +96,33 @@ impl Answering {
     }
 
     pub(super) fn end(self) -> io::Result<Answers> {
-        Ok(Answers { rows: self.rows.sorted()?, end_dates: self.end_dates })
+        Ok(Answers { rows: self.rows.placed()?, end_dates: self.end_dates })
     }
 }
 
 /// What every recipient got, in the list's order.
 #[derive(Debug)]
 pub struct Answers {
-    rows: Sorted,
+    rows: Placed,
     end_dates: Vec<Option<NaiveDate>>,
 }
 
-impl Iterator for Answers {
-    type Item = io::Result<Got>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let row = match self.rows.next_row() {
-            Ok(row) => row?,
-            Err(error) => return Some(Err(error)),
-        };
+impl Answers {
+    /// What the next recipient got; `None` after the last. One of whom nothing is known is passed over.
+    ///
+    /// # Errors
+    /// What the disk says; and when a recipient got something twice.
+    pub fn next_got(&mut self) -> io::Result<Option<Got<'_>>> {
+        let Some(row) = self.rows.next_row()? else { return Ok(None) };
         let (outcome, place) = (row.group & NONE, row.group >> OUTCOME_BITS);
-        let text = row.text.to_owned();
         let code = if outcome == NONE {
-            Err(text)
+            Err(row.text)
         } else {
             let end_date = self.end_dates.get(place as usize).copied().flatten();
             let outcome = i16::try_from(outcome).ok().filter(|outcome| *outcome > 0);
-            Ok(GotCode { code: text, end_date, outcome })
+            Ok(GotCode { code: row.text, end_date, outcome })
         };
-        Some(Ok(Got { ordinal: row.number, code }))
+        Ok(Some(Got { ordinal: row.number, code }))
     }
 }
 
@@ -127,7 +134,7 @@ mod tests {
     fn in_the_lists_order() {
         let date: NaiveDate = "2026-12-31".parse().unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let mut answering = Answering::new(directory.path());
+        let mut answering = Answering::new(directory.path(), 4);
         answering.know([(70, None), (9, Some(date))].into_iter());
         answering.know([(9, None)].into_iter());
         answering.code(2, Some(3), (70, "C")).unwrap();
@@ -136,13 +143,16 @@ mod tests {
         assert!(matches!(answering.code(3, None, (8, "D")), Err(StoreError::Missing { .. })));
         assert!(matches!(answering.code(3, Some(7), (9, "D")), Err(StoreError::Missing { .. })));
         assert!(matches!(answering.code(3, Some(0), (9, "D")), Err(StoreError::Missing { .. })));
-        let got: Vec<Got> = answering.end().unwrap().map(Result::unwrap).collect();
-        let code = |code: &str, end_date, outcome| Ok(GotCode { code: code.to_owned(), end_date, outcome });
+        let mut answers = answering.end().unwrap();
+        let code = |code, end_date, outcome| Ok(GotCode { code, end_date, outcome });
         let expected = [
             Got { ordinal: 0, code: code("A", Some(date), None) },
-            Got { ordinal: 1, code: Err("SHORT_STOCK".to_owned()) },
+            Got { ordinal: 1, code: Err("SHORT_STOCK") },
             Got { ordinal: 2, code: code("C", None, Some(3)) },
         ];
-        assert_eq!(got, expected);
+        for got in expected {
+            assert_eq!(answers.next_got().unwrap(), Some(got));
+        }
+        assert_eq!(answers.next_got().unwrap(), None);
     }
 }

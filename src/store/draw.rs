@@ -130,7 +130,7 @@ fn draw(
     // Asked before who needs a code, so that the manifest never claims a newer redemption file than the draw saw.
     let as_of = redemptions_as_of(connection, terms.claim.namespace_id)?;
     let known = lots(connection, terms.claim.namespace_id, terms.bank_id, false)?;
-    let mut answering = Answering::new(directory);
+    let mut answering = Answering::new(directory, list.listed());
     answering.know(known.iter().map(|lot| (lot.id, lot.end_date)));
     let needs = decide(connection, list, terms, &known, &mut answering, directory)?;
     // Locked only now: redemptions go on while holds are looked up.

@@ -220,7 +220,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let needs = needs(directory.path());
         assert_eq!(needs.count(), 4);
-        let mut answering = Answering::new(directory.path());
+        let mut answering = Answering::new(directory.path(), 7);
         answering.know([(1, None)].into_iter());
         let mut waiting = needs.in_line(ends, &mut answering).unwrap();
         let mut found = Vec::new();
@@ -233,9 +233,11 @@ mod tests {
             }
         }
         assert_eq!(found, line.iter().map(|(id, outcome)| ((*id).to_owned(), *outcome)).collect::<Vec<_>>());
-        let answers = answering.end().unwrap().map(Result::unwrap);
-        let answers: Vec<String> = answers.map(|got| got.code.map_or_else(|reason| reason, |got| got.code)).collect();
-        assert_eq!(answers, got);
+        let (mut answers, mut found) = (answering.end().unwrap(), Vec::new());
+        while let Some(got) = answers.next_got().unwrap() {
+            found.push(got.code.map_or_else(|reason| reason, |got| got.code).to_owned());
+        }
+        assert_eq!(found, got);
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Store {
     ) -> Result<Answers, StoreError> {
         self.transaction(|connection| {
             let lots = draw::lots(connection, recorded.namespace_id, recorded.bank_id, false)?;
-            let mut answering = Answering::new(directory);
+            let mut answering = Answering::new(directory, list.listed());
             answering.know(lots.iter().map(|lot| (lot.id, lot.end_date)));
             let scope = Scope {
                 namespace_id: recorded.namespace_id,
