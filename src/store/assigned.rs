@@ -44,8 +44,8 @@ pub(super) struct Assigned {
     pub(super) customer: String,
     pub(super) draw: i32,
     pub(super) lot_id: i32,
-    /// As stored, or [`LEFT_OUT`].
-    pub(super) outcome: i16,
+    /// As stored, or [`LEFT_OUT`]; `None` where nobody was asked for who was left out.
+    pub(super) outcome: Option<i16>,
     /// Where the customer was left out, why.
     pub(super) code: String,
     /// False where it was not asked.
@@ -110,40 +110,57 @@ const UNPACKED: &str = "in_row.bank_id, in_row.customer, in_row.channel, in_row.
 const PACKED: &str = "in_sheet.bank_id, in_page.customers[in_place.th], in_sheet.channel, in_sheet.draw, in_sheet.batch_id, \
     in_sheet.lot_id, in_page.seqs[in_place.th], 0::smallint, in_page.outcomes[in_place.th], in_page.codes[in_place.th]";
 
-/// The columns of a [`Piece`]: of a row, then of a page, then of who was left out. Places only where it is asked what is redeemed.
-fn columns(with_places: bool) -> (String, String, &'static str) {
-    let (of_row, of_page) =
-        if with_places { ("ARRAY[a.seq]", "p.seqs") } else { ("NULL::integer[]", "NULL::integer[]") };
-    (
-        format!(
-            "a.customer AS first, a.draw, a.lot_id, NULL::text[] AS customers, ARRAY[a.outcome] AS outcomes, \
-             ARRAY[a.code] AS codes, {of_row}"
-        ),
-        format!("p.first_customer, p.draw, p.lot_id, p.customers, p.outcomes, p.codes, {of_page}"),
-        "n.customer, 2147483647, 0, NULL::text[], ARRAY[0::smallint], ARRAY[n.reason], NULL::integer[]",
-    )
+/// Which of a [`Piece`]'s columns are asked for: the server sends an array element by element, which is most of its work.
+#[derive(Clone, Copy)]
+struct Asked {
+    places: bool,
+    outcomes: bool,
 }
 
-/// All of the bank. A draw has one channel, so that its pages need no join to its sheets, which would know no order.
-fn all(with_places: bool) -> String {
-    let (row, page, without) = columns(with_places);
+impl Asked {
+    fn by(scope: &Scope<'_>) -> Self {
+        Self { places: scope.redeemed.is_some(), outcomes: scope.left_out_of.is_some() }
+    }
+
+    /// The columns of a row, of a page, and of who was left out.
+    fn columns(self) -> (String, String, &'static str) {
+        let or_null = |asked, columns, null| if asked { columns } else { (null, null) };
+        let places = or_null(self.places, ("ARRAY[a.seq]", "p.seqs"), "NULL::integer[]");
+        let outcomes = or_null(self.outcomes, ("ARRAY[a.outcome]", "p.outcomes"), "NULL::smallint[]");
+        (
+            format!(
+                "a.customer AS first, a.draw, a.lot_id, NULL::text[] AS customers, {} AS outcomes, \
+                 ARRAY[a.code] AS codes, {} AS places",
+                outcomes.0, places.0
+            ),
+            format!("p.first_customer, p.draw, p.lot_id, p.customers, {}, p.codes, {}", outcomes.1, places.1),
+            "n.customer, 2147483647, 0, NULL::text[], ARRAY[0::smallint], ARRAY[n.reason], NULL::integer[]",
+        )
+    }
+}
+
+/// All of the bank. A draw has one channel, so that its pages need no join to its sheets, which would know no order. Each part
+/// asks for its order itself: then they are merged as they come out of their indexes, and nothing is sorted.
+fn all(asked: Asked) -> String {
+    let (row, page, without) = asked.columns();
     format!(
         "(SELECT {row} FROM assignment a \
-          WHERE a.namespace_id = $1 AND a.bank_id = $2 AND a.channel = $3 AND a.draw BETWEEN $4 AND $5) \
+          WHERE a.namespace_id = $1 AND a.bank_id = $2 AND a.channel = $3 AND a.draw BETWEEN $4 AND $5 ORDER BY a.customer) \
          UNION ALL \
          (SELECT {page} FROM assignment_page p \
           WHERE p.namespace_id = $1 AND p.bank_id = $2 AND p.draw = ANY (ARRAY(SELECT s.draw FROM assignment_sheet s \
-              WHERE s.namespace_id = $1 AND s.bank_id = $2 AND s.channel = $3 AND s.draw BETWEEN $4 AND $5))) \
+              WHERE s.namespace_id = $1 AND s.bank_id = $2 AND s.channel = $3 AND s.draw BETWEEN $4 AND $5)) \
+          ORDER BY p.first_customer) \
          UNION ALL \
-         (SELECT {without} FROM unassigned n WHERE n.namespace_id = $1 AND n.batch_id = $6) \
+         (SELECT {without} FROM unassigned n WHERE n.namespace_id = $1 AND n.batch_id = $6 ORDER BY n.customer) \
          ORDER BY 1"
     )
 }
 
 /// Of some customers, $7. One by one, each with all of the index's columns: a condition on all customers at once may be left
 /// to a filter behind it.
-fn some(with_places: bool) -> String {
-    let (row, _, without) = columns(with_places);
+fn some(asked: Asked) -> String {
+    let (row, _, without) = asked.columns();
     format!(
         "(SELECT {row} FROM unnest($7) AS c (customer) CROSS JOIN LATERAL {} a \
           WHERE a.channel = $3 AND a.draw BETWEEN $4 AND $5) \
@@ -177,8 +194,7 @@ pub(super) fn of_list(
         list.looked_up(|customers| of_some(connection, scope, customers), Assigned::customer, each)?;
     } else {
         connection.batch_execute(IN_ORDER)?;
-        let pieces =
-            bound(all(scope.redeemed.is_some()), scope).load_iter::<Piece, PgRowByRowLoadingMode>(connection)?;
+        let pieces = bound(all(Asked::by(scope)), scope).load_iter::<Piece, PgRowByRowLoadingMode>(connection)?;
         list.beside(Latest::of(pieces, scope.redeemed), Assigned::customer, each)?;
     }
     Ok(connection.batch_execute(RESET)?)
@@ -188,8 +204,7 @@ pub(super) fn of_list(
 const LOOKED_AT: i64 = 3;
 
 fn of_some(connection: &mut PgConnection, scope: &Scope<'_>, customers: &[&str]) -> QueryResult<Vec<Assigned>> {
-    let pieces: Vec<Piece> =
-        bound(some(scope.redeemed.is_some()), scope).bind::<Array<Text>, _>(customers).load(connection)?;
+    let pieces: Vec<Piece> = bound(some(Asked::by(scope)), scope).bind::<Array<Text>, _>(customers).load(connection)?;
     Latest::of(pieces.into_iter().map(Ok), scope.redeemed).collect()
 }
 
@@ -225,7 +240,8 @@ struct Piece {
     lot_id: i32,
     /// `None` for a row.
     customers: Option<Elements>,
-    outcomes: Elements,
+    /// `None` where they were not asked for.
+    outcomes: Option<Elements>,
     codes: Elements,
     /// The codes' places in the lot; `None` where they were not asked for.
     seqs: Option<Elements>,
@@ -238,7 +254,7 @@ impl QueryableByName<Pg> for Piece {
             draw: column::<Integer, _>(row, 1)?,
             lot_id: column::<Integer, _>(row, 2)?,
             customers: column::<Nullable<Array<Text>>, _>(row, 3)?,
-            outcomes: column::<Array<SmallInt>, _>(row, 4)?,
+            outcomes: column::<Nullable<Array<SmallInt>>, _>(row, 4)?,
             codes: column::<Array<Text>, _>(row, 5)?,
             seqs: column::<Nullable<Array<Integer>>, _>(row, 6)?,
         };
@@ -252,17 +268,22 @@ impl QueryableByName<Pg> for Piece {
 impl Piece {
     /// The assignment at hand; and on to the next. The second is false when there is none. `redeemed`: as in [`Scope`].
     fn take(&mut self, redeemed: Option<&Redeemed>) -> deserialize::Result<(Assigned, bool)> {
-        let (Some(outcome), Some(code)) = (self.outcomes.next()?, self.codes.next()?) else {
-            return Err("a page has more customers than codes".into());
+        let code = self.codes.next()?.ok_or("a page has more customers than codes")?;
+        let outcome = match &mut self.outcomes {
+            Some(outcomes) => {
+                let outcome = outcomes.next()?.ok_or("a page has more customers than outcomes")?;
+                Some(i16::try_from(number(outcome))?)
+            }
+            None => None,
         };
-        let outcome = i16::try_from(number(outcome))?;
         let redeemed = match (redeemed, &mut self.seqs) {
+            (None, _) => false,
             (Some(redeemed), Some(seqs)) => {
                 let seq = seqs.next()?.ok_or("a page has more customers than places")?;
                 redeemed.has(self.lot_id, number(seq))
             }
-            (Some(_), None) if outcome != LEFT_OUT => return Err("an assignment has no place".into()),
-            _ => false,
+            (Some(_), None) if outcome == Some(LEFT_OUT) => false,
+            (Some(_), None) => return Err("an assignment has no place".into()),
         };
         let assigned = Assigned {
             customer: std::mem::take(&mut self.customer),
@@ -427,7 +448,7 @@ mod tests {
             draw,
             lot_id: 1,
             customers: Some(rest),
-            outcomes: array(&vec![&[0_u8, 2][..]; customers.len()]),
+            outcomes: Some(array(&vec![&[0_u8, 2][..]; customers.len()])),
             codes: array(&codes.iter().map(String::as_bytes).collect::<Vec<_>>()),
             seqs: Some(array(&seqs.iter().map(<[u8; 4]>::as_slice).collect::<Vec<_>>())),
         }
@@ -447,7 +468,7 @@ mod tests {
         let said: Vec<String> = latest
             .unwrap()
             .into_iter()
-            .inspect(|assigned| assert_eq!((assigned.outcome, assigned.lot_id), (2, 1)))
+            .inspect(|assigned| assert_eq!((assigned.outcome, assigned.lot_id), (Some(2), 1)))
             .inspect(|assigned| assert_eq!(assigned.code, format!("{}/{}", assigned.customer, assigned.draw)))
             .map(|assigned| format!("{}{}", assigned.code, if assigned.redeemed { " redeemed" } else { "" }))
             .collect();
@@ -482,7 +503,7 @@ mod tests {
             |piece| Latest::of([Ok(piece)].into_iter(), Some(&redeemed)).collect::<QueryResult<Vec<Assigned>>>();
         assert!(latest(Piece { seqs: None, ..page(1, &[("a", 9)]) }).is_err());
         assert!(latest(Piece { seqs: Some(array(&[])), ..page(1, &[("a", 9)]) }).is_err());
-        let left_out = Piece { seqs: None, outcomes: array(&[&[0, 0]]), ..row(1, "a") };
+        let left_out = Piece { seqs: None, outcomes: Some(array(&[&[0, 0]])), ..row(1, "a") };
         assert!(!latest(left_out).unwrap()[0].redeemed);
     }
 

@@ -175,6 +175,8 @@ fn decide(
         false => Redeemed::default(),
     };
     let end_dates: HashMap<i32, Option<NaiveDate>> = lots.iter().map(|lot| (lot.id, lot.end_date)).collect();
+    // Most customers hold a code of the lot that the one before has, too.
+    let mut last: Option<(i32, Option<NaiveDate>)> = None;
     let scope = Scope {
         namespace_id: terms.claim.namespace_id,
         bank_id: terms.bank_id,
@@ -187,7 +189,10 @@ fn decide(
     let mut kept: Option<(i32, String)> = None;
     assigned::of_list(connection, &scope, &mut list, held, |row, met| {
         if let Met::First(held) = met {
-            let end_date = |lot_id| end_dates.get(&lot_id).copied().flatten();
+            let mut end_date = |lot_id| match last {
+                Some((known, end_date)) if known == lot_id => end_date,
+                _ => last.insert((lot_id, end_dates.get(&lot_id).copied().flatten())).1,
+            };
             let judged = held.as_ref().map(|held| Hold { redeemed: held.redeemed, end_date: end_date(held.lot_id) });
             let outcome = hold::decide(judged, terms.open_on).stored();
             kept = held.filter(|_| outcome.is_none()).map(|held| (held.lot_id, held.code));

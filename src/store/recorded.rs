@@ -34,9 +34,9 @@ impl Answer {
     /// `draw`: the batch's. A code of an earlier one was kept.
     fn of(found: Assigned, draw: i32) -> Self {
         match found.outcome {
-            LEFT_OUT => Self::Nothing { reason: found.code },
+            Some(LEFT_OUT) => Self::Nothing { reason: found.code },
             outcome => {
-                let outcome = Some(outcome).filter(|_| found.draw == draw);
+                let outcome = outcome.filter(|_| found.draw == draw);
                 Self::Code { outcome, lot_id: found.lot_id, code: found.code }
             }
         }
