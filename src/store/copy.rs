@@ -1,4 +1,4 @@
-//! COPY: the text form, and errors for callers that know nothing of diesel.
+//! COPY: its forms, and errors for callers that know nothing of diesel.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -31,6 +31,11 @@ pub fn write_row(line: u64, text: &str, buffer: &mut Vec<u8>) -> std::io::Result
     buffer.push(b'\n');
     Ok(())
 }
+
+/// What COPY's binary form begins with: signature, flags, and no extension.
+pub(super) const BINARY_HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// What it ends with.
+pub(super) const BINARY_END: [u8; 2] = (-1_i16).to_be_bytes();
 
 /// Bytes that are handed to a COPY at once: every hand-over is a call into libpq.
 pub(super) const GATHERED: usize = 64 * 1024;

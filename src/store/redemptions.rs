@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use diesel::connection::SimpleConnection as _;
 use diesel::deserialize;
 use diesel::pg::{CopyFormat, Pg};
@@ -26,7 +26,7 @@ pub use self::in_lots::{Lines, NobodysCodes, RedeemedInLot};
 pub use self::other_case::NotedRedemption;
 use super::by_place::column;
 use super::citus::is_citus;
-use super::copy::{CopyError, Rows, escape, gather};
+use super::copy::{BINARY_END, BINARY_HEADER, CopyError, Rows, lost};
 use super::redeemed::{Marks, Place};
 use super::schema::redemption;
 use super::{Store, StoreError, Transaction};
@@ -192,7 +192,8 @@ impl<'a> Redeeming<'a> {
         let mut codes = InParts { codes, repeats, last: String::new() };
         let Some(first) = codes.next()? else { return Ok(()) };
         let (namespace_id, look_up) = (self.terms.namespace_id, self.look_up);
-        let Some(mut other) = self.terms.store.spare_connection().filter(|_| first.is_full()) else {
+        let spare = first.is_full().then(|| self.terms.store.spare_connection());
+        let Some(mut other) = spare.flatten() else {
             let mut next = Some(first);
             while let Some(some) = next {
                 let found = find(connection, namespace_id, look_up, &some)?;
@@ -326,24 +327,32 @@ fn copy(connection: &mut Transaction, terms: &RedemptionTerms<'_>, new: &[RunRow
     if new.is_empty() {
         return Ok(());
     }
-    let at = terms.redeemed_at.to_rfc3339_opts(SecondsFormat::Micros, true);
-    let front = format!("{}\t{}\t{at}\t", terms.namespace_id, terms.upload_id);
-    let mut left = new.iter();
-    let rows = Rows::new(|sink: &mut dyn Write| {
-        gather(sink, |text| {
-            let Some(row) = left.next() else { return Ok(false) };
-            text.extend_from_slice(front.as_bytes());
-            write!(text, "{}\t", row.number)?;
-            escape(row.text.as_bytes(), text);
-            text.push(b'\n');
-            Ok(true)
-        })
-    });
+    let missing = || StoreError::Missing { what: "room for a redemption".to_owned() };
+    // Microseconds since the beginning of 2000.
+    let at = terms.redeemed_at.timestamp_micros() - 946_684_800_000_000;
+    let mut front = Vec::from(5_i16.to_be_bytes());
+    let mut column = |bytes: &[u8], length: i32| {
+        front.extend_from_slice(&length.to_be_bytes());
+        front.extend_from_slice(bytes);
+    };
+    column(&terms.namespace_id.to_be_bytes(), 4);
+    column(&terms.upload_id.to_be_bytes(), 8);
+    column(&at.to_be_bytes(), 8);
+    let mut binary = Vec::from(BINARY_HEADER);
+    for row in new {
+        binary.extend_from_slice(&front);
+        binary.extend_from_slice(&8_i32.to_be_bytes());
+        binary.extend_from_slice(&i64::try_from(row.number).map_err(|_| missing())?.to_be_bytes());
+        binary.extend_from_slice(&i32::try_from(row.text.len()).map_err(|_| missing())?.to_be_bytes());
+        binary.extend_from_slice(row.text.as_bytes());
+    }
+    binary.extend_from_slice(&BINARY_END);
+    let rows = Rows::new(|sink: &mut dyn Write| sink.write_all(&binary).map_err(|error| lost(&error)));
     let columns =
         (redemption::namespace_id, redemption::upload_id, redemption::redeemed_at, redemption::line, redemption::code);
     let copied: Result<usize, CopyError> = diesel::copy_from(redemption::table)
         .from_raw_data(columns, |sink: &mut dyn Write| rows.feed(sink))
-        .with_format(CopyFormat::Text)
+        .with_format(CopyFormat::Binary)
         .execute(connection);
     let written = copied.as_ref().map_or(0, |rows| *rows);
     rows.end(copied)?;

@@ -15,7 +15,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Bool, Integer};
 
 use super::StoreError;
-use super::copy::{CopyError, GATHERED, Rows, lost};
+use super::copy::{BINARY_END, BINARY_HEADER, CopyError, GATHERED, Rows, lost};
 use super::draw::DrawTerms;
 use super::schema::{assignment_page, assignment_sheet};
 use crate::bank::draw::Part;
@@ -138,10 +138,6 @@ pub(super) fn write_pages(
     }
     Err(StoreError::Missing { what: format!("{pages} pages of assignments (wrote {written})") })
 }
-
-/// Signature, flags, and no extension.
-const BINARY_HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-const BINARY_END: [u8; 2] = (-1_i16).to_be_bytes();
 
 /// A page while it fills, in the binary form of COPY.
 #[derive(Debug)]

@@ -1,6 +1,10 @@
 //! What is redeemed by place (`redeemed_block`), beside what is redeemed by code.
 
 use chrono::TimeDelta;
+use coupond::config::DatabaseSettings;
+use coupond::store::Store;
+use coupond::store::banks::{self, NamespaceLock};
+use coupond::store::redemptions::{self, Applied, RedemptionTerms, UnsortedRedemptions};
 
 use crate::bulk::{Bulk, lines};
 use crate::harness::redeemed::{WRONG_PLACES, mark_places};
@@ -39,6 +43,45 @@ fn places_say_what_codes_say() {
     bulk.drop("/coupons/mixed.csv", rows);
     assert_eq!(bulk.number(WRONG_PLACES), 0);
     assert_eq!(bulk.number("SELECT sum(redeemed_ahead)::bigint AS n FROM lot WHERE size < 10"), 3);
+}
+
+/// Where no second connection is free the one that is there does all of it.
+#[test]
+fn codes_are_looked_up_over_one_connection_or_two() {
+    let bulk = Bulk::new();
+    bulk.drop("/coupons/keep/codes.csv", &lines((0..CODES).map(code)));
+    let DatabaseSettings::Url(url) = bulk.shop.live.current().database.clone() else { panic!("a database of its own") };
+    let scratch = tempfile::tempdir().unwrap();
+    let redeem = |connections, codes: usize| {
+        let store = Store::connect(&url, connections).unwrap();
+        // There is a connection at hand, and where there may be two, another.
+        let first = store.connection().unwrap();
+        drop((connections > 1).then(|| store.connection().unwrap()));
+        drop(first);
+        let mut file = UnsortedRedemptions::new(scratch.path());
+        (0..codes).for_each(|number| file.add(number as u64 + 1, &code(number)).unwrap());
+        let file = file.end().unwrap();
+        let (upload_id, redeemed_at) = (1, bulk.shop.clock.now());
+        let terms = RedemptionTerms {
+            store: &store,
+            namespace_id: 1,
+            upload_id,
+            redeemed_at,
+            directory: scratch.path(),
+            noted_most: 10,
+        };
+        let applied = store.transaction(|transaction| {
+            banks::lock_namespace(transaction, 1, NamespaceLock::Alone)?;
+            redemptions::apply(transaction, &terms, file)
+        });
+        let Applied { counts, lots, .. } = applied.unwrap();
+        assert_eq!(lots.iter().map(|lot| lot.redeemed).sum::<i64>() as u64, counts.redeemed);
+        (counts.redeemed, counts.already, counts.unknown)
+    };
+    assert_eq!(redeem(1, 12_000), (12_000, 0, 0));
+    assert_eq!(redeem(2, CODES + 2), (CODES as u64 - 12_000, 12_000, 2));
+    assert_eq!(redeem(1, CODES + 3), (0, CODES as u64 + 2, 1));
+    bulk.check_store("redeemed");
 }
 
 /// The migration finds in an older store what the daemon would have written.
