@@ -1,6 +1,9 @@
 -- Which places of a lot are redeemed, a bit each. To look every code of a batch up among the redemptions was half of what a
 -- batch with many redeemed codes costs. src/store/redeemed.rs.
 
+-- What another daemon is at the moment writing must be among what is marked.
+LOCK TABLE coupon, redemption, lot IN SHARE ROW EXCLUSIVE MODE;
+
 CREATE TABLE redeemed_block (
     namespace_id integer NOT NULL,
     bank_id integer NOT NULL,

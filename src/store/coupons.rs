@@ -390,18 +390,24 @@ fn counted(insert: &str) -> String {
 
 /// Which codes of the new lots were redeemed before they came: each is looked up among the redemptions, and where it went only
 /// if it is one of them.
+const REDEEMED_LOOKED_UP: &str = "
+SELECT c.bank_id, c.lot_id, c.seq
+FROM (SELECT n.bank_id, n.lot_id, s.code FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s.lot_key
+      CROSS JOIN LATERAL (SELECT FROM redemption AS r WHERE r.namespace_id = $1 AND r.code = s.code OFFSET 0) AS r OFFSET 0) AS s
+CROSS JOIN LATERAL (SELECT k.bank_id, k.lot_id, k.seq FROM coupon AS k
+    WHERE k.namespace_id = $1 AND k.code = s.code AND k.bank_id = s.bank_id OFFSET 0) AS c
+WHERE c.lot_id = s.lot_id";
+const REDEEMED_JOINED: &str = "
+SELECT c.bank_id, c.lot_id, c.seq FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s.lot_key
+JOIN (SELECT k.code, k.bank_id, k.lot_id, k.seq FROM coupon AS k JOIN redemption AS r
+          ON r.namespace_id = k.namespace_id AND r.code = k.code WHERE k.namespace_id = $1) AS c
+    ON c.code = s.code AND c.bank_id = n.bank_id AND c.lot_id = n.lot_id";
+
 fn redeemed(connection: &mut Transaction, namespace_id: i32) -> Result<Marks, StoreError> {
-    let places = diesel::sql_query(
-        "SELECT c.bank_id, c.lot_id, c.seq \
-         FROM (SELECT n.bank_id, n.lot_id, s.code FROM staged_coupon AS s JOIN new_lot AS n ON n.lot_key = s.lot_key \
-               CROSS JOIN LATERAL (SELECT FROM redemption AS r \
-                   WHERE r.namespace_id = $1 AND r.code = s.code OFFSET 0) AS r OFFSET 0) AS s \
-         CROSS JOIN LATERAL (SELECT k.bank_id, k.lot_id, k.seq FROM coupon AS k \
-             WHERE k.namespace_id = $1 AND k.code = s.code AND k.bank_id = s.bank_id OFFSET 0) AS c \
-         WHERE c.lot_id = s.lot_id",
-    )
-    .bind::<Integer, _>(namespace_id)
-    .load_iter::<Place, PgRowByRowLoadingMode>(connection)?;
+    let statement = if is_citus(connection)? { REDEEMED_JOINED } else { REDEEMED_LOOKED_UP };
+    let places = diesel::sql_query(statement)
+        .bind::<Integer, _>(namespace_id)
+        .load_iter::<Place, PgRowByRowLoadingMode>(connection)?;
     Marks::of(places)
 }
 

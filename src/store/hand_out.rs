@@ -24,7 +24,7 @@ use super::copy::{Rows, escape, gather};
 use super::draw::{DrawTerms, Stop};
 use super::needs::{Needs, Waiting};
 use super::redeemed::Redeemed;
-use super::schema::{assignment, lot, unassigned};
+use super::schema::{assignment, lot, returned, unassigned};
 use super::sheets::{self, Given, Sheet};
 use crate::bank::draw::Part;
 use crate::bank::stock::Queue;
@@ -117,9 +117,7 @@ impl Giving<'_, '_> {
             return Err(Stop::Store(StoreError::Missing { what }));
         }
         // Two ways to the same number: neither a wrong counter nor a wrong place goes unseen.
-        if part.queue == Queue::Fresh
-            && Ok(self.redeemed.count_from(part.lot_id, part.next)) != u64::try_from(part.redeemed)
-        {
+        if Ok(self.count_redeemed(connection, part)?) != u64::try_from(part.redeemed) {
             let what = format!("the {} redeemed codes that the counters of lot {} say", part.redeemed, part.lot_id);
             return Err(Stop::Store(StoreError::Missing { what }));
         }
@@ -170,6 +168,20 @@ impl Giving<'_, '_> {
             Queue::Fresh => row.set((lot::next_seq.eq(next), lot::redeemed_ahead.eq(redeemed))).execute(connection)?,
         };
         Ok(())
+    }
+
+    /// How many codes of the part's queue are redeemed, from its first place on.
+    fn count_redeemed(&self, connection: &mut PgConnection, part: &Part) -> Result<u64, StoreError> {
+        if part.queue == Queue::Fresh {
+            return Ok(self.redeemed.count_from(part.lot_id, part.next));
+        }
+        let waiting: Vec<i32> = returned::table
+            .filter(returned::namespace_id.eq(self.terms.claim.namespace_id))
+            .filter(returned::bank_id.eq(self.terms.bank_id).and(returned::lot_id.eq(part.lot_id)))
+            .filter(returned::place.ge(part.next))
+            .select(returned::seq)
+            .load(connection)?;
+        Ok(waiting.into_iter().filter(|seq| self.redeemed.has(part.lot_id, *seq)).count() as u64)
     }
 
     /// Gives these codes to the next customers.

@@ -110,6 +110,14 @@ pub struct Applied {
     pub noted: Vec<NotedRedemption>,
 }
 
+/// To be called before a file is read in the transaction: for as long as that takes, nothing is asked of the store.
+///
+/// # Errors
+/// Any [`StoreError`] of the statement.
+pub fn begin(connection: &mut Transaction) -> Result<(), StoreError> {
+    Ok(connection.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 0")?)
+}
+
 /// Redeems the codes of a file.
 ///
 /// # Errors
@@ -145,6 +153,10 @@ pub fn apply(
 /// be compiled each time, a dozen codes too.
 const THROUGH_INDEXES: &str =
     "SET LOCAL enable_seqscan = off; SET LOCAL enable_memoize = off; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'";
+
+/// PostgreSQL does not see that the two connections wait for each other, should somebody change the tables at this moment: then the file
+/// is tried again.
+const NO_LONG_WAIT: &str = "SET LOCAL lock_timeout = '10s'";
 
 /// A file while it is applied.
 struct Redeeming<'a> {
@@ -205,19 +217,20 @@ impl<'a> Redeeming<'a> {
         std::thread::scope(|scope| {
             let (sender, looked_up) = sync_channel(1);
             let looking_up = scope.spawn(move || {
-                other.transaction(|other| {
-                    other.batch_execute(THROUGH_INDEXES)?;
-                    let mut next = Some(first);
-                    while let Some(some) = next {
-                        let found = find(other, namespace_id, look_up, &some)?;
-                        // Whoever redeems them may have stopped.
-                        if sender.send((some, found)).is_err() {
-                            break;
-                        }
-                        next = codes.next()?;
+                let mut next = Some(first);
+                while let Some(some) = next {
+                    let found = other.transaction(|other| {
+                        other.batch_execute(THROUGH_INDEXES)?;
+                        other.batch_execute(NO_LONG_WAIT)?;
+                        find(other, namespace_id, look_up, &some)
+                    })?;
+                    // Whoever redeems them may have stopped.
+                    if sender.send((some, found)).is_err() {
+                        break;
                     }
-                    Ok::<(), StoreError>(())
-                })
+                    next = codes.next()?;
+                }
+                Ok::<(), StoreError>(())
             });
             let redeemed =
                 looked_up.into_iter().try_for_each(|(some, found)| self.redeem_some(connection, &some, &found));

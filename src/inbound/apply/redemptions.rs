@@ -28,6 +28,7 @@ pub(super) fn apply(
     rows: &mut Rows,
     tally: &mut Tally,
 ) -> Result<Effect, InboundError> {
+    store::begin(transaction)?;
     let codes = read(work, rows, tally)?;
     super::judge(work, rows, tally)?;
     warn_of_missed(transaction, work, tally)?;
