@@ -1400,6 +1400,26 @@ fn a_redeemed_code_is_kept_back_even_where_a_counter_is_wrong() {
     assert_eq!(world.state_of(upload), "due");
 }
 
+/// So is one that came back and was redeemed while it waited.
+#[test]
+fn a_redeemed_code_that_came_back_is_kept_back_even_where_its_place_was_lost() {
+    let mut world = World::new();
+    world.lot("once", None, &codes("S", 9));
+    let upload = world.list("once", "list.csv", "customer_id\nc1\nc2\nc3\n");
+    world.tick();
+    let batch = world.batch_of(upload);
+    let listed = ["c1", "c2", "c3"].map(str::to_owned);
+    assert_eq!(world.not_sent("once", batch, &listed), []);
+    world.redeem(&["S2"]);
+    assert_eq!(world.number("SELECT returns_redeemed::bigint AS n FROM lot"), 1);
+    world.sql("DELETE FROM redeemed_block");
+    let upload = world.list("once", "again.csv", "customer_id\nc4\nc5\nc6\n");
+    world.clock.advance(TimeDelta::days(1));
+    let _ = world.outbound.tick();
+    assert_eq!(world.number("SELECT count(*) AS n FROM assignment"), 3, "the draw stops");
+    assert_eq!(world.state_of(upload), "due");
+}
+
 #[test]
 fn corrections_beyond_memory_are_in_the_lists_order_too() {
     let mut world = World::new();

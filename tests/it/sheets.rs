@@ -173,7 +173,9 @@ fn pages_become_rows_when_the_schema_goes_back() {
     };
     let mut connection = PgConnection::establish(&url).unwrap();
     let migrations = FileBasedMigrations::from_path(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
-    connection.revert_last_migration(migrations.clone()).unwrap();
+    while bulk.number("SELECT count(to_regclass('assignment_page')) AS n") > 0 {
+        connection.revert_last_migration(migrations.clone()).unwrap();
+    }
     assert_eq!(bulk.number("SELECT count(*) AS n FROM assignment"), 6_000);
     let code = bulk.words("SELECT code AS t FROM assignment WHERE customer = 'c42'");
     assert_eq!(code, [got["c42"].clone()]);
