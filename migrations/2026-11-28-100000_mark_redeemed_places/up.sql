@@ -1,5 +1,5 @@
--- Which places of a lot are redeemed, a bit each. To look every code of a batch up among the redemptions was half of what a
--- batch with many redeemed codes costs. src/store/redeemed.rs.
+-- Which places of a lot are redeemed, a bit each. To look every code of a batch up among the redemptions cost about as much as
+-- all else that is done to keep it. src/store/redeemed.rs.
 
 -- What another daemon is at the moment writing must be among what is marked.
 LOCK TABLE coupon, redemption, lot IN SHARE ROW EXCLUSIVE MODE;

@@ -1,5 +1,5 @@
 //! Which places of a lot are redeemed, a bit each: what a draw asks of every code that it hands out or lets a customer keep.
-//! `redemption` says the same by code; to look a million codes up there was half of what a batch with many redeemed codes costs.
+//! `redemption` says the same by code; to look a code up there costs about as much as all else that is done to keep it.
 //!
 //! The bits are written in the transaction that writes a redemption, or that brings a code whose redemption is known. Nobody
 //! else redeems meanwhile, and a lot's codes stay where they are once it is written down.
