@@ -1,6 +1,6 @@
 //! A file that is hashed and written by a thread of its own, behind whoever makes it.
 //!
-//! To hash and write a large file costs as much as to make it. A few buffers go round between both sides. Short files have no
+//! To hash and write a large file costs almost as much as to make it. A few buffers go round between both sides. Short files have no
 //! thread. An error of the disk comes out of a later write, or at the end; without the end nothing is known to be on disk.
 
 use std::fs::File;

@@ -59,7 +59,7 @@ pub(super) fn gather(
 ///
 /// # Errors
 /// What `form` says, or that the connection is lost.
-pub fn write_run(
+pub(super) fn write_run(
     run: &Run,
     sink: &mut dyn Write,
     mut form: impl FnMut(RunRow<'_>, &mut Vec<u8>) -> Result<(), StoreError>,

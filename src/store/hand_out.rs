@@ -117,8 +117,13 @@ impl Giving<'_, '_> {
             return Err(Stop::Store(StoreError::Missing { what }));
         }
         // Two ways to the same number: neither a wrong counter nor a wrong place goes unseen.
-        if Ok(self.count_redeemed(connection, part)?) != u64::try_from(part.redeemed) {
-            let what = format!("the {} redeemed codes that the counters of lot {} say", part.redeemed, part.lot_id);
+        let marked = self.count_redeemed(connection, part)?;
+        if Ok(marked) != u64::try_from(part.redeemed) {
+            let (lot, bank, counted) = (part.lot_id, self.terms.bank_id, part.redeemed);
+            let what = format!(
+                "the {counted} redeemed codes that the counters of lot {lot} of bank {bank} say (found {marked}; see \
+                 `A draw that stops` in docs/operations.md)"
+            );
             return Err(Stop::Store(StoreError::Missing { what }));
         }
         let (mut taken, mut begin, mut next) = (0, i64::from(part.next), part.next);

@@ -1,8 +1,9 @@
 //! Redemptions: insert-only, one row a code, whichever banks hold it.
 //!
-//! Codes come in byte order, each once. They are looked up in the banks some thousand at a time, in the order of the index;
-//! whether they were redeemed before stands with their places ([`super::redeemed`]). What is new goes into `redemption` by COPY,
-//! and into its lots' counters at the very end ([`in_lots`]), so that lots are locked for a moment only.
+//! Codes come in byte order, and each counts where it stood first. They are looked up in the banks some thousand at a time,
+//! in the order of the index; whether they were redeemed before stands with their places ([`super::redeemed`]). What is new
+//! goes into `redemption` by COPY, and into its lots' counters at the very end ([`in_lots`]), so that lots are locked for a
+//! moment only.
 //!
 //! A code that no bank holds is remembered, unless it differs from exactly one code only in ASCII case ([`other_case`]).
 
